@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The readable twins of every ragged op: plain PyTorch, any dtype, any device. They are the specification.
+
+CoRa (MLSys 2022), section 5: the operators of a transformer encoder on ragged batches. Registered as the fallback
+kernels of `torch.ops.edgeops`, and imported by tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_scores_reference(
+    q: Tensor, k: Tensor, bias: Tensor | None, scale: float, causal: bool, window: tuple[int, int]
+) -> Tensor:
+    """Scaled, biased, masked scores `[Hq, lq, lk]` of one sequence: `scale * q.k + bias`, forbidden pairs -inf.
+
+    q: `[lq, Hq, D]`, k: `[lk, Hk, D]`, bias: `[Hq, lq, lk]` or `None`. Causal and window masks are aligned to the
+    bottom right corner: query i stands at key position `i + lk - lq`.
+    """
+    lq, num_heads, _ = q.shape
+    lk, num_kv_heads, _ = k.shape
+    k = k.repeat_interleave(num_heads // num_kv_heads, dim=1)
+    scores = torch.einsum("ihd,jhd->hij", q, k) * scale
+    if bias is not None:
+        scores = scores + bias
+    left, right = window
+    if causal:
+        right = 0 if right < 0 else min(right, 0)
+    position = torch.arange(lq, device=q.device)[:, None] + (lk - lq)
+    key = torch.arange(lk, device=q.device)[None, :]
+    forbidden = torch.zeros(lq, lk, dtype=torch.bool, device=q.device)
+    if right >= 0:
+        forbidden |= key > position + right
+    if left >= 0:
+        forbidden |= key < position - left
+    return scores.masked_fill(forbidden, -torch.inf)
+
+
+def _bias_of(bias: Tensor | None, b: int, lq: int, lk: int) -> Tensor | None:
+    """The `[H|1, lq|1, lk|1]` part of a `[B|1, Hq|1, Mq|1, Mk|1]` bias that belongs to sequence b."""
+    if bias is None:
+        return None
+    part = bias[b if bias.shape[0] > 1 else 0]
+    return part[:, : lq if part.shape[1] > 1 else 1, : lk if part.shape[2] > 1 else 1]
+
+
+def ragged_attention_fwd_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+) -> tuple[Tensor, Tensor]:
+    """Attention of each sequence over its own keys: out `[Tq, Hq, Dv]`, lse `[Tq, Hq]`.
+
+    Rows without an allowed key give out = 0 and lse = -inf. Computed in float32 for half precision inputs.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // k.shape[1]
+    out = torch.zeros(q.shape[0], q.shape[1], v.shape[2], dtype=dtype, device=q.device)
+    lse = torch.full(q.shape[:2], -torch.inf, dtype=dtype, device=q.device)
+    starts_q, starts_k = cu_q.tolist(), cu_k.tolist()
+    for b in range(len(starts_q) - 1):
+        rows, keys = slice(*starts_q[b : b + 2]), slice(*starts_k[b : b + 2])
+        lq, lk = rows.stop - rows.start, keys.stop - keys.start
+        if lq == 0 or lk == 0:
+            continue
+        part = _bias_of(bias, b, lq, lk)
+        part = None if part is None else part.to(dtype)
+        scores = attention_scores_reference(
+            q[rows].to(dtype), k[keys].to(dtype), part, scale, causal, (window_left, window_right)
+        )
+        row_lse = torch.logsumexp(scores, dim=-1)  # [Hq, lq]
+        weights = torch.exp(scores - row_lse.masked_fill(row_lse == -torch.inf, 0.0)[..., None])
+        out[rows] = torch.einsum("hij,jhd->ihd", weights, v[keys].to(dtype).repeat_interleave(group, dim=1))
+        lse[rows] = row_lse.T
+    return out.to(q.dtype), lse
+
+
+def ragged_attention_bwd_reference(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `ragged_attention_fwd_reference`: (dq, dk, dv, dbias); dbias is empty without a bias.
+
+    Scores are recomputed: P = exp(S - lse), dP = dO v^T, dS = P * (dP - delta), delta = dO.O - grad_lse.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // k.shape[1]
+    dq, dk, dv = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v))
+    dbias = torch.zeros(() if bias is None else bias.shape, dtype=dtype, device=q.device)
+    if bias is None:
+        dbias = dbias.new_zeros(0)
+    starts_q, starts_k = cu_q.tolist(), cu_k.tolist()
+    for b in range(len(starts_q) - 1):
+        rows, keys = slice(*starts_q[b : b + 2]), slice(*starts_k[b : b + 2])
+        lq, lk = rows.stop - rows.start, keys.stop - keys.start
+        if lq == 0 or lk == 0:
+            continue
+        part = _bias_of(bias, b, lq, lk)
+        qs, ks, vs, go = q[rows].to(dtype), k[keys].to(dtype), v[keys].to(dtype), grad_out[rows].to(dtype)
+        scores = attention_scores_reference(
+            qs, ks, None if part is None else part.to(dtype), scale, causal, (window_left, window_right)
+        )
+        row_lse = lse[rows].T.to(dtype)  # [Hq, lq]
+        weights = torch.exp(scores - row_lse.masked_fill(row_lse == -torch.inf, 0.0)[..., None])
+        delta = (go * out[rows].to(dtype)).sum(-1).T  # [Hq, lq]
+        if grad_lse is not None:
+            delta = delta - grad_lse[rows].T.to(dtype).masked_fill(row_lse == -torch.inf, 0.0)
+        dweights = torch.einsum("ihd,jhd->hij", go, vs.repeat_interleave(group, dim=1))
+        dscores = weights * (dweights - delta[..., None])
+        dq[rows] = scale * torch.einsum("hij,jhd->ihd", dscores, ks.repeat_interleave(group, dim=1))
+        dks = scale * torch.einsum("hij,ihd->jhd", dscores, qs)
+        dvs = torch.einsum("hij,ihd->jhd", weights, go)
+        dk[keys] = dks.unflatten(1, (k.shape[1], group)).sum(2)
+        dv[keys] = dvs.unflatten(1, (k.shape[1], group)).sum(2)
+        if bias is not None and part is not None:
+            target = _bias_of(dbias, b, lq, lk)
+            reduce = [d for d in range(3) if part.shape[d] == 1]
+            target += dscores.sum(dim=reduce, keepdim=True) if reduce else dscores  # type: ignore[operator]
+    if bias is not None:
+        dbias = dbias.to(bias.dtype)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias
+
+
+def ragged_pack_reference(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
+    """Copy the first `offsets[b+1] - offsets[b]` rows of each `padded[b]` into out `[T, ...]`."""
+    starts = offsets.tolist()
+    for b in range(len(starts) - 1):
+        out[starts[b] : starts[b + 1]] = padded[b, : starts[b + 1] - starts[b]]
+
+
+def ragged_unpack_reference(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
+    """Fill out `[B, L, ...]` with `padding_value`, then put each sequence of values `[T, ...]` at its front."""
+    starts = offsets.tolist()
+    out.fill_(padding_value)
+    for b in range(len(starts) - 1):
+        out[b, : starts[b + 1] - starts[b]] = values[starts[b] : starts[b + 1]]
+
+
+POOL_MODES = ("sum", "mean", "max")
+
+
+def ragged_pool_fwd_reference(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    """Reduce each segment of x `[T, C]` to one row: mode 0 sum, 1 mean, 2 max. Empty segments give 0."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    starts = offsets.tolist()
+    out = torch.zeros(len(starts) - 1, x.shape[1], dtype=dtype, device=x.device)
+    for b in range(len(starts) - 1):
+        segment = x[starts[b] : starts[b + 1]].to(dtype)
+        if len(segment):
+            out[b] = segment.amax(0) if mode == 2 else segment.sum(0) / (len(segment) if mode == 1 else 1)
+    return out.to(x.dtype)
+
+
+def ragged_pool_bwd_reference(grad_out: Tensor, x: Tensor, out: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    """Gradient of `ragged_pool_fwd_reference` in x. Ties of the maximum share the gradient evenly, as `amax` does."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    starts = offsets.tolist()
+    grad = torch.zeros(x.shape, dtype=dtype, device=x.device)
+    for b in range(len(starts) - 1):
+        rows = slice(starts[b], starts[b + 1])
+        count = rows.stop - rows.start
+        if count == 0:
+            continue
+        if mode == 2:
+            hit = (x[rows] == out[b]).to(dtype)
+            grad[rows] = hit / hit.sum(0) * grad_out[b].to(dtype)
+        else:
+            grad[rows] = grad_out[b].to(dtype) / (count if mode == 1 else 1)
+    return grad.to(x.dtype)
+
+
+def bias_gelu_fwd_reference(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    """GELU of `x + bias`: x `[T, C]`, bias `[C]`. Computed in float32 for half precision inputs."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    y = torch.nn.functional.gelu(x.to(dtype) + bias.to(dtype), approximate="tanh" if tanh else "none")
+    return y.to(x.dtype)
+
+
+def bias_gelu_bwd_reference(grad_out: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    """Gradient of `bias_gelu_fwd_reference` in x (its column sums are the gradient in bias)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    grad = torch.ops.aten.gelu_backward(
+        grad_out.to(dtype), x.to(dtype) + bias.to(dtype), approximate="tanh" if tanh else "none"
+    )
+    return grad.to(x.dtype)
+
+
+def add_layer_norm_fwd_reference(
+    x: Tensor, x_bias: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm over the last dimension of `x + x_bias + residual`: (out `[T, C]`, mean `[T]`, rstd `[T]`)."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    total = x.to(dtype) + residual.to(dtype)
+    if x_bias is not None:
+        total = total + x_bias.to(dtype)
+    mean = total.mean(-1)
+    rstd = torch.rsqrt(total.var(-1, unbiased=False) + eps)
+    out = (total - mean[:, None]) * rstd[:, None] * weight.to(dtype) + bias.to(dtype)
+    return out.to(x.dtype), mean, rstd
+
+
+def add_layer_norm_bwd_reference(
+    grad_out: Tensor,
+    x: Tensor,
+    x_bias: Tensor | None,
+    residual: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `add_layer_norm_fwd_reference`: (in the sum, in weight, in bias).
+
+    The gradient in the sum is that in x and in residual; its column sums are the one in x_bias.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    total = x.to(dtype) + residual.to(dtype)
+    if x_bias is not None:
+        total = total + x_bias.to(dtype)
+    normal = (total - mean[:, None]) * rstd[:, None]
+    go = grad_out.to(dtype)
+    scaled = go * weight.to(dtype)
+    dsum = rstd[:, None] * (
+        scaled - scaled.mean(-1, keepdim=True) - normal * (scaled * normal).mean(-1, keepdim=True)
+    )
+    return dsum.to(x.dtype), (go * normal).sum(0).to(weight.dtype), go.sum(0).to(weight.dtype)
