@@ -10,6 +10,7 @@ from .clock import CLOCKS, interleave
 from .environment import Environment, capture
 from .memory import PeakMemory, peak_memory
 from .record import LABELS, Record, append_jsonl, read_jsonl, replace_text, write_jsonl
+from .report import Report
 from .roof import Roof, copy_roof, copy_work, default_clock, measure_roof, sgemm_roof, sgemm_work, thread_count
 from .stats import Ratio, Samples, geomean, paired_ratio
 
@@ -20,6 +21,7 @@ __all__ = [
     "PeakMemory",
     "Ratio",
     "Record",
+    "Report",
     "Roof",
     "Samples",
     "append_jsonl",

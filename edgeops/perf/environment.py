@@ -20,8 +20,8 @@ class Environment:
     """Versions, hardware and commit; `None` where a thing is not there.
 
     `machine` is a hash of the hardware (processor model, cores, memory, GPU): stable over reboots and checkouts, the
-    same on two equal machines, and it names no host. `threads` is torch's intra-op thread count, `isa` the instruction set
-    that edgeops runs on.
+    same on two equal machines, and it names no host. `threads` is torch's intra-op thread count, `isa` the instruction
+    set that edgeops runs on.
     """
 
     python: str
