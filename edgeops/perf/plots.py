@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeops._common.errors import message, missing_extra
 
@@ -75,6 +76,15 @@ def _need(who: str, fine: bool, rule: str, got: object, advice: str) -> None:
         raise ValueError(message(who, rule, str(got), advice))
 
 
+def _edges(values: Sequence[float], bins: int) -> list[float]:
+    """Equal bins; for whole numbers of a whole width, or some bins would hold more integers than others."""
+    low, high = min(values), max(values)
+    if all(float(v).is_integer() for v in values):
+        step = max(1, math.ceil((high - low + 1) / bins))
+        return [low - 0.5 + step * i for i in range(math.ceil((high - low + 1) / step) + 1)]
+    return [low + (high - low) * i / bins for i in range(bins + 1)] if high > low else [low - 0.5, low + 0.5]
+
+
 def histogram(
     values: Mapping[str, Sequence[float]] | Sequence[float],
     *,
@@ -107,11 +117,7 @@ def histogram(
     _need("histogram", bool(sets) and all(len(v) for v in sets.values()), "every set needs a value", "an empty set",
           "Leave that set out.")  # fmt: skip
     figure, axes = _new(title, xlabel, ylabel, size)
-    edges: Any = bins
-    if isinstance(bins, int):
-        low, high = min(min(v) for v in sets.values()), max(max(v) for v in sets.values())
-        high = high if high > low else low + 1
-        edges = [low + (high - low) * i / bins for i in range(bins + 1)]
+    edges = _edges([x for data in sets.values() for x in data], bins) if isinstance(bins, int) else list(bins)
     for (name, data), colour in zip(sets.items(), itertools.cycle(PALETTE)):
         weights = [100.0 / len(data)] * len(data)
         alpha = 0.85 if len(sets) == 1 else 0.5
@@ -223,12 +229,17 @@ def bars(
         shown = [(x, h) for x, h in zip(places, heights) if h is not None]
         if not shown:
             continue
-        drawn = axes.bar([x for x, _ in shown], [h for _, h in shown], width * 0.92, color=colour, label=name)
-        for (x, height), span in zip(zip(places, heights), (whiskers or {}).get(name, [])):
-            if span is not None and height is not None:
+        axes.bar([x for x, _ in shown], [h for _, h in shown], width * 0.92, color=colour, label=name)
+        spans = (whiskers or {}).get(name) or [None] * len(categories)
+        for x, height, span in zip(places, heights, spans):
+            if height is None:
+                continue
+            if span is not None:
                 axes.vlines(x, span[0], span[1], color=INK, linewidth=1.1, zorder=3)
-        if values or (values is None and total <= 16):
-            axes.bar_label(drawn, labels=[f"{h:.3g}" for _, h in shown], padding=4, fontsize=7.5, color=INK)
+            if values or (values is None and total <= 16):
+                top = height if span is None else max(height, span[1])
+                axes.annotate(f"{height:.3g}", (x, top), xytext=(0, 3), textcoords="offset points",
+                              ha="center", va="bottom", fontsize=7.5, color=INK)  # fmt: skip
     axes.set_xticks(range(len(categories)), categories)
     axes.tick_params(axis="x", length=0)
     axes.margins(y=0.14)
