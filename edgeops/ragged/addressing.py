@@ -19,6 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeops._common import message
+
 __all__ = ["Dim", "RaggedShape"]
 
 Extent = int | Sequence[int] | Callable[[int], int]
@@ -45,8 +47,8 @@ class Dim:
     pad: int = 1
 
 
-def _fail_dim(d: int, rule: str, got: object, advice: str) -> ValueError:
-    return ValueError(f"RaggedShape: dimension {d} {rule}; got {got}. {advice}")
+def _fail(d: int, rule: str, got: object, advice: str) -> ValueError:
+    return ValueError(message("RaggedShape", f"dimension {d} {rule}", str(got), advice))
 
 
 class RaggedShape:
@@ -76,14 +78,14 @@ class RaggedShape:
     def __init__(self, dims: Sequence[Dim]) -> None:
         self.dims = tuple(dims)
         if not self.dims:
-            raise ValueError("RaggedShape: needs at least one dimension; got none. Pass a list of Dim.")
+            raise ValueError(message("RaggedShape", "needs at least one dimension", "none", "Pass a list of Dim."))
         self._inner: list[list[int]] = [[] for _ in self.dims]
         self._extents: list[Table] = []
         self._stored: list[Table] = []
         for d, dim in enumerate(self.dims):
             table = self._tabulate(d, dim)
             if table.size and int(table.min()) < 0:
-                raise _fail_dim(d, "must have extents of at least 0", int(table.min()), "Pass lengths, not offsets.")
+                raise _fail(d, "must have extents of at least 0", int(table.min()), "Pass lengths, not offsets.")
             self._extents.append(table)
             self._stored.append(-(-table // dim.pad) * dim.pad)
             if dim.on is not None:
@@ -93,25 +95,24 @@ class RaggedShape:
     def _tabulate(self, d: int, dim: Dim) -> Table:
         """Extents of dimension d: one entry when constant, otherwise one for each stored index of its outer one."""
         if dim.pad < 1:
-            raise _fail_dim(d, "needs pad >= 1", dim.pad, "Pass the multiple to round up to.")
+            raise _fail(d, "needs pad >= 1", dim.pad, "Pass the multiple to round up to.")
         if dim.on is None:
             if callable(dim.extent) or not isinstance(dim.extent, (int, np.integer)):
-                raise _fail_dim(d, "needs an integer extent when on=None", repr(dim.extent), "Name the outer dimension.")
+                raise _fail(d, "needs an integer extent when on=None", repr(dim.extent), "Name the outer dimension.")
             return np.array([dim.extent], dtype=np.int64)
         if not 0 <= dim.on < d:
-            raise _fail_dim(d, "may depend on an outer dimension only", f"on={dim.on}", "Order dimensions outermost first.")
+            raise _fail(d, "may depend on an outer dimension only", f"on={dim.on}", "Put outer dimensions first.")
         if isinstance(dim.extent, (int, np.integer)):
-            raise _fail_dim(d, f"needs an extent per index of dimension {dim.on}", dim.extent, "Drop on= for a constant.")
+            raise _fail(d, f"needs an extent per index of dimension {dim.on}", dim.extent, "Drop on= for a constant.")
         count = int(self._stored[dim.on].max(initial=0))
         if callable(dim.extent):
             return np.array([dim.extent(i) for i in range(count)], dtype=np.int64)
         table = np.asarray(dim.extent)
         if table.ndim != 1 or (table.size and not np.issubdtype(table.dtype, np.integer)):
-            raise _fail_dim(d, "needs a flat table of integers", f"shape {table.shape}, {table.dtype}", "Pass a list.")
+            raise _fail(d, "needs a flat table of integers", f"shape {table.shape}, {table.dtype}", "Pass a list.")
         if len(table) < count:
-            raise _fail_dim(
-                d, f"needs {count} extents, one per stored index of dimension {dim.on}", len(table), "Lengthen the table."
-            )
+            rule = f"needs {count} extents, one per stored index of dimension {dim.on}"
+            raise _fail(d, rule, len(table), "Lengthen the table.")
         return table[:count].astype(np.int64)
 
     def _prefix_sums(self) -> list[Table | None]:
@@ -174,10 +175,8 @@ class RaggedShape:
         """
         rows = np.asarray(indices, dtype=np.int64)
         if rows.ndim != 2 or rows.shape[1] != len(self.dims):
-            raise ValueError(
-                f"RaggedShape.offsets: indices must be [K, {len(self.dims)}]; got shape {rows.shape}. "
-                "Pass one row per element."
-            )
+            rule = f"indices must be [K, {len(self.dims)}]"
+            raise ValueError(message("RaggedShape.offsets", rule, f"shape {rows.shape}", "Pass one row per element."))
         self._check_inside(rows)
         total = np.zeros(len(rows), dtype=np.int64)
         for d in range(len(self.dims)):
@@ -198,10 +197,9 @@ class RaggedShape:
             if outside.any():
                 first = int(np.argmax(outside))
                 limit = int(extent[0] if dim.on is None else extent[first])
-                raise ValueError(
-                    f"RaggedShape.offsets: index {int(rows[first, d])} is outside dimension {d} of extent {limit}; got "
-                    f"element {tuple(rows[first].tolist())}. Stay below the extents of the outer indices."
-                )
+                rule = f"index {int(rows[first, d])} is outside dimension {d} of extent {limit}"
+                got = f"element {tuple(rows[first].tolist())}"
+                raise ValueError(message("RaggedShape.offsets", rule, got, "Stay below the extents."))
 
     def offset(self, index: Sequence[int]) -> int:
         """Flat position of one element.
@@ -214,26 +212,24 @@ class RaggedShape:
     def check_storage(self, numel: int) -> None:
         """Raise unless a buffer of `numel` elements holds this shape, storage padding included."""
         if numel < self.size:
+            rule = f"storage must hold {self.size} elements, padding included"
             raise ValueError(
-                f"RaggedShape.check_storage: storage must hold {self.size} elements, padding included; got {numel}. "
-                "Allocate RaggedShape.size elements."
+                message("RaggedShape.check_storage", rule, str(numel), "Allocate RaggedShape.size elements.")
             )
 
     def check_loops(self, loop_pads: Sequence[int]) -> None:
         """Raise unless every loop extent, rounded up to `loop_pads[d]`, stays inside the stored extent."""
         if len(loop_pads) != len(self.dims):
-            raise ValueError(
-                f"RaggedShape.check_loops: needs {len(self.dims)} multiples, one per dimension; got {len(loop_pads)}. "
-                "Pass 1 for a loop without padding."
-            )
+            rule = f"needs {len(self.dims)} multiples, one per dimension"
+            raise ValueError(message("RaggedShape.check_loops", rule, str(len(loop_pads)), "Pass 1 for no padding."))
         for d, multiple in enumerate(loop_pads):
             if multiple < 1:
-                raise _fail_dim(d, "needs a loop multiple of at least 1", multiple, "Pass 1 for no padding.")
+                raise _fail(d, "needs a loop multiple of at least 1", multiple, "Pass 1 for no padding.")
             looped = -(-self._extents[d] // multiple) * multiple
             over = looped > self._stored[d]
             if over.any():
                 worst = int(np.argmax(over))
-                raise _fail_dim(
+                raise _fail(
                     d,
                     f"is looped over up to {int(looped[worst])} but stores {int(self._stored[d][worst])}",
                     f"loop multiple {multiple}, storage multiple {self.dims[d].pad}",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeops._common import message
+
 __all__ = [
     "BULK",
     "EncoderShape",
@@ -48,7 +50,7 @@ class EncoderShape:
 
     Example:
         >>> EncoderShape().linear_ops, EncoderShape().pair_ops
-        (3155968, 1064)
+        (3156480, 1064)
     """
 
     hidden_size: int = 512
@@ -60,14 +62,14 @@ class EncoderShape:
         for name in ("hidden_size", "num_heads", "ff_size"):
             value = getattr(self, name)
             if value < 1:
-                raise ValueError(f"EncoderShape: {name} must be at least 1; got {value}. Pass the sizes of your layer.")
+                raise ValueError(message("EncoderShape", f"{name} must be at least 1", str(value), "Pass real sizes."))
         if self.head_dim is None and self.hidden_size % self.num_heads:
+            rule = "hidden_size must be a multiple of num_heads when head_dim is not given"
             raise ValueError(
-                f"EncoderShape: hidden_size must be a multiple of num_heads when head_dim is not given; got "
-                f"{self.hidden_size} and {self.num_heads}. Pass head_dim=..."
+                message("EncoderShape", rule, f"{self.hidden_size} and {self.num_heads}", "Pass head_dim.")
             )
         if self.head_dim is not None and self.head_dim < 1:
-            raise ValueError(f"EncoderShape: head_dim must be at least 1; got {self.head_dim}. Pass the size of a head.")
+            raise ValueError(message("EncoderShape", "head_dim must be at least 1", str(self.head_dim), "Correct it."))
 
     @property
     def attention_width(self) -> int:
@@ -96,13 +98,11 @@ def _round_up(values: Lengths, multiple: int) -> Lengths:
 def _array(lengths: ArrayLike) -> Lengths:
     array = np.asarray(lengths)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise TypeError(
-            f"flops: lengths must be a flat list of integers; got shape {array.shape}, dtype {array.dtype}. "
-            "Pass one token count per sequence."
-        )
+        got = f"shape {array.shape}, dtype {array.dtype}"
+        raise TypeError(message("flops", "lengths must be a flat list of integers", got, "Pass one per sequence."))
     array = array.astype(np.int64)
     if array.size and array.min() < 0:
-        raise ValueError(f"flops: a length must not be negative; got {int(array.min())}. Pass lengths, not differences.")
+        raise ValueError(message("flops", "a length must not be negative", str(int(array.min())), "Pass lengths."))
     return array
 
 
@@ -122,7 +122,7 @@ def batches(
         [[3, 1], [2]]
     """
     if batch_size < 1:
-        raise ValueError(f"batches: batch_size must be at least 1; got {batch_size}. Pass the size of your batches.")
+        raise ValueError(message("batches", "batch_size must be at least 1", str(batch_size), "Pass a real size."))
     array = _array(lengths)
     count = len(array) // batch_size if drop_last else -(-len(array) // batch_size)
     for i in range(count if max_batches is None else min(count, max_batches)):
@@ -246,10 +246,9 @@ def flop_ratios(
     groups = list(batches(lengths, batch_size, max_batches=max_batches, drop_last=drop_last))
     ideal = sum(ideal_ops(b, shape) for b in groups)
     if not ideal:
-        raise ValueError(
-            f"flop_ratios: needs at least one batch with a token; got {np.size(lengths)} lengths and "
-            f"batch_size={batch_size}. Pass more lengths, a smaller batch_size, or drop_last=False."
-        )
+        got = f"{np.size(lengths)} lengths and batch_size={batch_size}"
+        advice = "Pass more lengths, a smaller batch_size, or drop_last=False."
+        raise ValueError(message("flop_ratios", "needs at least one batch with a token", got, advice))
     return FlopRatios(
         padded=sum(dense_ops(b, shape) for b in groups) / ideal,
         sorted_micro_batches=sum(micro_batch_ops(b, micro_batch, shape) for b in groups) / ideal,
@@ -278,7 +277,7 @@ def activation_bytes(
 
     Example:
         >>> activation_bytes([64], ragged=False, store_scores=False)
-        1572864
+        1703936
     """
     m, a = shape.hidden_size, shape.attention_width
     if ragged:
@@ -318,10 +317,9 @@ def activation_ratio(
     """
     groups = list(batches(lengths, batch_size, max_batches=max_batches))
     if not groups:
-        raise ValueError(
-            f"activation_ratio: needs at least one full batch; got {np.size(lengths)} lengths and "
-            f"batch_size={batch_size}. Pass more lengths or a smaller batch_size."
-        )
+        got = f"{np.size(lengths)} lengths and batch_size={batch_size}"
+        advice = "Pass more lengths or a smaller batch_size."
+        raise ValueError(message("activation_ratio", "needs at least one full batch", got, advice))
     ragged = max(activation_bytes(b, shape, ragged=True, store_scores=store_scores) for b in groups)
     return ragged / max(activation_bytes(b, shape, ragged=False) for b in groups)
 
@@ -333,5 +331,5 @@ def geometric_mean(values: Sequence[float]) -> float:
     2.0
     """
     if not len(values):
-        raise ValueError("geometric_mean: needs at least one value; got none. Pass the ratios to average.")
+        raise ValueError(message("geometric_mean", "needs at least one value", "none", "Pass the ratios to average."))
     return float(np.exp(np.mean(np.log(values))))
