@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every op schema of the package, and nothing else. Kernel ops begin with an underscore and know nothing of gradients;
+// public ops are thin, differentiable, and implemented in edgeops/<subsystem>/ on top of the kernel ops.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(edgeops, m) {
+  // ragged
+  m.def(
+      "ragged_attention(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, SymInt max_q, SymInt max_k, *, "
+      "float? scale=None, bool causal=False, SymInt[2] window=[-1, -1], Tensor? bias=None) -> Tensor");
+  m.def(
+      "ragged_attention_lse(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, SymInt max_q, SymInt max_k, *, "
+      "float? scale=None, bool causal=False, SymInt[2] window=[-1, -1], Tensor? bias=None) -> (Tensor, Tensor)");
+  m.def(
+      "_ragged_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, Tensor? bias, float scale, "
+      "bool causal, int window_left, int window_right) -> (Tensor out, Tensor lse)");
+  m.def(
+      "_ragged_attention_bwd(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+      "Tensor cu_q, Tensor cu_k, Tensor? bias, float scale, bool causal, int window_left, int window_right) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias)");
+
+  m.def("ragged_pack(Tensor padded, Tensor offsets, SymInt total) -> Tensor");
+  m.def("ragged_unpack(Tensor values, Tensor offsets, SymInt length, float padding_value=0.0) -> Tensor");
+  m.def("_ragged_pack(Tensor padded, Tensor offsets, Tensor(a!) out) -> ()");
+  m.def("_ragged_unpack(Tensor values, Tensor offsets, float padding_value, Tensor(a!) out) -> ()");
+
+  m.def("ragged_pool(Tensor x, Tensor offsets, str reduction=\"mean\") -> Tensor");
+  m.def("_ragged_pool_fwd(Tensor x, Tensor offsets, int mode) -> Tensor");
+  m.def("_ragged_pool_bwd(Tensor grad_out, Tensor x, Tensor out, Tensor offsets, int mode) -> Tensor");
+
+  m.def("bias_gelu(Tensor x, Tensor bias, str approximate=\"none\") -> Tensor");
+  m.def("_bias_gelu_fwd(Tensor x, Tensor bias, bool tanh) -> Tensor");
+  m.def("_bias_gelu_bwd(Tensor grad_out, Tensor x, Tensor bias, bool tanh) -> Tensor");
+
+  m.def(
+      "add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps=1e-05, Tensor? x_bias=None) "
+      "-> Tensor");
+  m.def(
+      "_add_layer_norm_fwd(Tensor x, Tensor? x_bias, Tensor residual, Tensor weight, Tensor bias, float eps) "
+      "-> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "_add_layer_norm_bwd(Tensor grad_out, Tensor x, Tensor? x_bias, Tensor residual, Tensor mean, Tensor rstd, "
+      "Tensor weight) -> (Tensor dsum, Tensor dweight, Tensor dbias)");
+}

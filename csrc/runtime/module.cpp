@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// edgeops._runtime: host-side structures without tensors. No torch header in this folder.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_runtime, m) {
+  m.doc() = "Host-side structures of edgeops: no tensors here.";
+  m.def(
+      "compiler",
+      [] { return py::str("g++ " __VERSION__); },
+      "The compiler that built the native modules, for `edgeops info`.");
+}

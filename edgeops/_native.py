@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the native binaries, says what is active, and holds what every op's Python side is made of.
+
+Subsystems register the rules of their own ops (`edgeops/<subsystem>/_ops.py`) with the pieces given here:
+`differentiable` (one definition of backward for eager, functorch and compile), `loop_vmap`, `translate`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops._common import message
+
+NAMESPACE = "edgeops"
+_FOLDER = Path(__file__).resolve().parent
+_MARKER = "edgeops:"
+_KINDS = {kind.__name__: kind for kind in (TypeError, ValueError, NotImplementedError)}
+
+
+def _load(stem: str) -> str:
+    """Load one op library; returns "" or the reason why it is not there."""
+    path = _FOLDER / f"{stem}.abi3.so"
+    if not path.exists():
+        return f"{path.name} is not built; run: pip install --no-build-isolation -e . (or make test)"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path.name} does not load: {error}"
+    return ""
+
+
+_WHY_NO_OPS = _load("_C")
+if _WHY_NO_OPS:
+    _WHY_NO_CUDA = "the op library is not loaded"
+elif torch.version.cuda is None:
+    _WHY_NO_CUDA = "this torch has no CUDA"
+else:
+    _WHY_NO_CUDA = _load("_C_cuda")
+
+
+def available() -> bool:
+    """Whether the native ops are loaded."""
+    return not _WHY_NO_OPS
+
+
+def require(who: str) -> None:
+    """Raise an `ImportError` that says why the native ops are missing and what to do."""
+    if _WHY_NO_OPS:
+        raise ImportError(message(who, "needs the native ops", _WHY_NO_OPS, "`edgeops info` prints the whole picture."))
+
+
+def cpu_isa() -> str:
+    """The instruction set of the native CPU kernels: "base", "avx2", "avx512" or "none" without the binary.
+
+    Chosen from the CPU when first needed; the environment variable EDGEOPS_ISA overrides it.
+
+    Raises:
+        ValueError: EDGEOPS_ISA names an unknown instruction set or one that this CPU lacks.
+
+    >>> cpu_isa() in ("base", "avx2", "avx512", "none")
+    True
+    """
+    if _WHY_NO_OPS:
+        return "none"
+    read = ctypes.CDLL(str(_FOLDER / "_C.abi3.so")).edgeops_cpu_isa
+    read.restype = ctypes.c_char_p
+    text = read().decode()
+    if text.startswith("!"):
+        raise translate(RuntimeError(text))
+    return str(text)
+
+
+def native_status() -> dict[str, str]:
+    """Which paths are active, and why the others are off: name -> "on" or "off: reason".
+
+    >>> sorted(native_status())
+    ['cuda', 'isa', 'ops', 'runtime', 'triton']
+    """
+    status = {"ops": f"off: {_WHY_NO_OPS}" if _WHY_NO_OPS else "on: edgeops/_C.abi3.so"}
+    try:
+        isa = cpu_isa()
+        override = os.environ.get("EDGEOPS_ISA")
+        status["isa"] = f"on: {isa}{' (EDGEOPS_ISA)' if override else ''} on {platform.machine()}"
+    except ValueError as error:
+        status["isa"] = f"off: {error}"
+    found = PathFinder.find_spec("edgeops._runtime", [str(_FOLDER)])
+    status["runtime"] = "on: edgeops/_runtime" if found else "off: edgeops/_runtime is not built for this Python"
+    status["cuda"] = f"off: {_WHY_NO_CUDA}" if _WHY_NO_CUDA else "on: edgeops/_C_cuda.abi3.so"
+    if PathFinder.find_spec("triton") is None:
+        status["triton"] = "off: triton is not installed; pip install 'edgeops[triton]'"
+    elif not torch.cuda.is_available():
+        status["triton"] = "off: no GPU that torch can use"
+    else:
+        status["triton"] = "on"
+    return status
+
+
+def translate(error: RuntimeError) -> Exception:
+    """The exception that a native check meant: the kind and text behind its marker, or the error as it is."""
+    text = str(error)
+    at = text.find(_MARKER)
+    if at < 0:
+        return error
+    kind, _, rest = text[at + len(_MARKER) :].partition("|")
+    return _KINDS.get(kind, RuntimeError)(rest.split("\n", 1)[0])
+
+
+def _functorch_active() -> bool:
+    """Whether a functorch transform (vmap, grad, jvp) runs; the question `autograd.Function.apply` itself asks."""
+    ask = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return bool(ask()) if ask is not None else False
+
+
+def differentiable(
+    forward: Callable[..., Any],
+    save: Callable[[Any, Sequence[Any], Any], None],
+    backward: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Make a function of kernel ops differentiable, with one definition of backward.
+
+    Args:
+        forward: `forward(*args) -> outputs`, calls kernel ops only.
+        save: `save(ctx, args, outputs)` keeps what backward needs.
+        backward: `backward(ctx, *grads) -> one gradient per argument`.
+
+    Returns:
+        A function of the same arguments. Without a gradient to compute it is `forward` itself; in eager mode a cheap
+        `autograd.Function`; under functorch one with `setup_context`, which vmap and grad can transform.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            ctx.set_materialize_grads(False)
+            outputs = forward(*args)
+            save(ctx, args, outputs)
+            return outputs
+
+    Eager.backward = staticmethod(backward)  # type: ignore[assignment]
+
+    class Functorch(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return forward(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.set_materialize_grads(False)
+            save(ctx, inputs, output)
+
+    Functorch.backward = staticmethod(backward)  # type: ignore[assignment]
+
+    def call(*args: Any) -> Any:
+        wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+        if torch.compiler.is_compiling():
+            return Eager.apply(*args) if wanted else forward(*args)
+        try:
+            if _functorch_active():
+                return Functorch.apply(*args)
+            return Eager.apply(*args) if wanted else forward(*args)
+        except RuntimeError as error:
+            meant = translate(error)
+            if meant is error:
+                raise
+            raise meant from None
+
+    return call
+
+
+def loop_vmap(op: Any) -> Callable[..., Any]:
+    """A batching rule that calls the op once for each slice: right for every op, fast for none.
+
+    Outputs are stacked along a new first dimension; a mutated argument is written through its slices.
+    """
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        results = []
+        for i in range(info.batch_size):
+            sliced = [x if d is None else x.select(d, i) for x, d in zip(args, in_dims)]
+            results.append(op(*sliced))
+        if not results or results[0] is None:
+            return None, None
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * len(results[0])
+
+    return rule
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast wants of matrix products on x's device, or `None` where autocast is off."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return None

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ragged batches: compute on real tokens only. CoRa (MLSys 2022).
+
+Sequences of different lengths stand packed one after another in `[T, ...]` tensors; a `RaggedLayout` says where each
+begins. Start with `convert(model)`, or use the ops directly.
+"""
+
+from edgeops import _native as _native
+from edgeops.ragged._ops import register as _register
+from edgeops.ragged.attention import ragged_attention as ragged_attention
+from edgeops.ragged.bridges import from_nested as from_nested
+from edgeops.ragged.bridges import to_nested as to_nested
+from edgeops.ragged.fused import add_layer_norm as add_layer_norm
+from edgeops.ragged.fused import bias_gelu as bias_gelu
+from edgeops.ragged.layout import RaggedLayout as RaggedLayout
+from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
+from edgeops.ragged.pack import pack as pack
+from edgeops.ragged.pack import unpack as unpack
+from edgeops.ragged.pool import ragged_pool as ragged_pool
+from edgeops.ragged.varlen import varlen_attn as varlen_attn
+
+__all__ = [
+    "RaggedLayout",
+    "add_layer_norm",
+    "bias_gelu",
+    "from_nested",
+    "offsets_from_lengths",
+    "pack",
+    "ragged_attention",
+    "ragged_pool",
+    "to_nested",
+    "unpack",
+    "varlen_attn",
+]
+
+# kept for the life of the process: dropping a torch Library unregisters its rules
+_library = _register() if _native.available() else None

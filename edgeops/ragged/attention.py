@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ragged (variable-length) attention. CoRa (MLSys 2022), section 5: QK^T, softmax and AttnV on ragged batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops import _native
+from edgeops._common import describe, message
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    causal: bool,
+    left: int,
+    right: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.edgeops._ragged_attention_fwd(q, k, v, cu_q, cu_k, bias, scale, causal, left, right)
+
+
+def _save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor]) -> None:
+    q, k, v, cu_q, cu_k, bias, *rest = args
+    ctx.save_for_backward(q, k, v, cu_q, cu_k, *([] if bias is None else [bias]), *outputs)
+    ctx.rest = rest
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, cu_q, cu_k, *bias, out, lse = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    dq, dk, dv, dbias = torch.ops.edgeops._ragged_attention_bwd(
+        grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias[0] if bias else None, *ctx.rest
+    )
+    return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None
+
+
+_attention = _native.differentiable(_forward, _save, _backward)
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    scale: float | None,
+    causal: bool,
+    window: Sequence[int],
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if len(window) != 2:
+        raise ValueError(
+            message("ragged_attention", "window must be (left, right)", describe(tuple(window)), "Use -1 for no limit.")
+        )
+    wanted = _native.autocast_dtype(q)
+    if wanted is not None and q.dtype != torch.float64:
+        q, k, v = q.to(wanted), k.to(wanted), v.to(wanted)
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
+    result: tuple[Tensor, Tensor] = _attention(q, k, v, cu_q, cu_k, bias, scale, causal, window[0], window[1])
+    return result
+
+
+def ragged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Sequence[int] = (-1, -1),
+    bias: Tensor | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Attention of every sequence of a packed batch over its own keys, without padding.
+
+    Args:
+        q: `[Tq, Hq, D]`, float32, float64, float16 or bfloat16; any strides (a slice of a fused QKV projection is read
+            in place as long as the last dimension is dense).
+        k: `[Tk, Hk, D]`, same dtype; `Hq` must be a multiple of `Hk` (grouped-query attention).
+        v: `[Tk, Hk, Dv]`, same dtype.
+        cu_q: int32 or int64 `[N + 1]` offsets of the sequences in q: 0 first, never decreasing, `Tq` last.
+        cu_k: the same for k and v; lengths may differ from those of q and may be 0.
+        max_q: longest query sequence, as in `varlen_attn`. A hint for GPU kernels; the CPU reads the offsets.
+        max_k: longest key sequence, likewise.
+        scale: factor of the scores, `1 / sqrt(D)` by default.
+        causal: query i sees keys `j <= i + Lk - Lq` (aligned to the bottom right corner).
+        window: `(left, right)` keys round that position; -1 means no limit.
+        bias: added to the scaled scores, `[N or 1, Hq or 1, Mq or 1, Mk or 1]` with `Mq`, `Mk` at least the longest
+            lengths; -inf forbids a pair.
+        return_lse: also return the log-sum-exp of the scores.
+
+    Returns:
+        `[Tq, Hq, Dv]`, and with `return_lse` also lse `[Tq, Hq]` (float32; float64 for float64). Queries without an
+        allowed key give 0 and lse -inf. Differentiable in q, k, v and bias. On the CPU the result of a sequence is
+        bitwise the same in any batch, in any order, with any number of threads.
+
+    Raises:
+        TypeError, ValueError: dtype, shape or offsets break a rule above.
+
+    >>> q = torch.randn(5, 2, 8)
+    >>> cu = torch.tensor([0, 2, 5])
+    >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
+    torch.Size([5, 2, 8])
+    """
+    if not _native.available():
+        _native.require("ragged_attention")
+    out, lse = _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)
+    return (out, lse) if return_lse else out
+
+
+def ragged_attention_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Sequence[int] = (-1, -1),
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs."""
+    return _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)[0]
+
+
+def ragged_attention_lse_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Sequence[int] = (-1, -1),
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`torch.ops.edgeops.ragged_attention_lse`: output and log-sum-exp."""
+    return _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one call knows about its padding: built once before the first layer, shared by all of them (CoRa, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edgeops._common import describe, message
+from edgeops.ragged.layout import RaggedLayout
+from edgeops.ragged.pack import unpack
+
+
+class Padding:
+    """The way between a padded batch `[B, L, ...]` and its packed rows `[T, ...]`.
+
+    Attributes:
+        layout: the packed rows.
+        offsets: int64 `[B + 1]` on the device of the batch.
+        max_len: longest sequence.
+        rows: int64 `[T]`, place of each token in the flattened batch; `None` when every position is a token, so that
+            packing is a view.
+        shape: `(B, L)` of the padded batch.
+    """
+
+    __slots__ = ("has_empty", "layout", "max_len", "offsets", "rows", "shape")
+
+    def __init__(self, layout: RaggedLayout, shape: tuple[int, int], rows: Tensor | None) -> None:
+        self.layout = layout
+        self.offsets = layout.offsets
+        self.max_len = layout.max_len
+        self.has_empty = 0 in layout.lengths
+        self.rows = rows
+        self.shape = shape
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """`[B, L, ...]` or a row `[1, L, ...]` that all sequences share, to `[T, ...]`."""
+        if padded.shape[0] != self.shape[0]:
+            padded = padded.expand(self.shape[0], *padded.shape[1:])
+        flat = padded.reshape(self.shape[0] * self.shape[1], *padded.shape[2:])
+        return flat if self.rows is None else flat.index_select(0, self.rows)
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """`[T, ...]` to `[B, L, ...]`, zeros where the batch has padding."""
+        if self.rows is None:
+            return values.reshape(*self.shape, *values.shape[1:])
+        return unpack(values, self.layout, length=self.shape[1])
+
+    def columns(self) -> Tensor:
+        """int64 `[T]`: the column of each token in the padded batch."""
+        if self.rows is None:
+            return torch.arange(self.shape[1], device=self.offsets.device).repeat(self.shape[0])
+        return self.rows.remainder(self.shape[1])
+
+    def first_rows(self, values: Tensor) -> Tensor:
+        """`[T, C]` to `[B, C]`: the first token of each sequence, zeros for an empty one."""
+        if not self.has_empty:
+            return values.index_select(0, self.offsets[:-1])
+        if not values.shape[0]:
+            return values.new_zeros(self.shape[0], values.shape[1])
+        starts = self.offsets[:-1]
+        empty = self.offsets[1:] == starts
+        return values.index_select(0, starts.clamp(max=values.shape[0] - 1)).masked_fill(empty[:, None], 0.0)
+
+
+@torch.compiler.disable
+def padding_from_mask(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Padding:
+    """From a `[B, L]` mask with nonzero = token, or `None` for all tokens."""
+    batch, length = shape
+    if mask is None:
+        return Padding(RaggedLayout.from_lengths([length] * batch, device), shape, None)
+    if mask.is_floating_point():
+        mask = mask != 0
+    layout = RaggedLayout.from_padding_mask(mask)
+    if layout.total == batch * length:
+        return Padding(layout, shape, None)
+    rows = layout.indices
+    if rows is None:
+        rows = layout.sequence_ids * length + layout.positions
+    return Padding(layout, shape, rows)
+
+
+def padding_from_layout(layout: RaggedLayout) -> Padding:
+    """For rows that are packed already; the padded batch, if asked for, is as wide as the longest sequence."""
+    shape = (layout.num_sequences, layout.max_len)
+    rows = None if layout.total == shape[0] * shape[1] else layout.sequence_ids * shape[1] + layout.positions
+    return Padding(layout, shape, rows)
+
+
+def packed_rows(who: str, sequences: Sequence[Tensor]) -> tuple[Tensor, RaggedLayout]:
+    """Concatenate a list of `[l_i, ...]` tensors: (values `[T, ...]`, layout).
+
+    >>> packed_rows("doc", [torch.zeros(2, 4), torch.zeros(3, 4)])[1].lengths
+    (2, 3)
+    """
+    if not sequences:
+        raise ValueError(message(who, "needs at least one sequence", "an empty list", "Pass [l_i, ...] tensors."))
+    first = sequences[0]
+    for i, item in enumerate(sequences):
+        if not isinstance(item, Tensor) or item.ndim != first.ndim or item.ndim == 0:
+            rule = f"sequence {i} must be a tensor [l_i, ...] like the first"
+            raise ValueError(message(who, rule, describe(item), f"The first is a {describe(first)}."))
+    layout = RaggedLayout.from_lengths([len(item) for item in sequences], first.device)
+    return torch.cat(list(sequences)), layout

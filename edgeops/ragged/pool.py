@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling of packed sequences: one row for each. CoRa (MLSys 2022), section 3.1: reductions over a fused ragged loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops import _native
+from edgeops._common import message
+from edgeops.ragged._reference import POOL_MODES
+
+
+def _forward(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    result: Tensor = torch.ops.edgeops._ragged_pool_fwd(x, offsets, mode)
+    return result
+
+
+def _save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
+    x, offsets, mode = args
+    ctx.save_for_backward(x, output, offsets)
+    ctx.mode = mode
+
+
+def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, out, offsets = ctx.saved_tensors
+    if grad is None:
+        return None, None, None
+    return torch.ops.edgeops._ragged_pool_bwd(grad, x, out, offsets, ctx.mode), None, None
+
+
+_pool = _native.differentiable(_forward, _save, _backward)
+
+
+def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:
+    """Reduce each sequence of a packed batch to one row.
+
+    Args:
+        x: `[T, C]`, floating point.
+        offsets: int32 or int64 `[N + 1]`: 0 first, never decreasing, T last.
+        reduction: "mean", "sum" or "max" over the rows of a sequence.
+
+    Returns:
+        `[N, C]`; 0 for an empty sequence. Differentiable in x.
+
+    Raises:
+        ValueError: unknown reduction, or offsets that do not fit x.
+
+    >>> ragged_pool(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 2, 3]))
+    tensor([[2.],
+            [5.]])
+    """
+    if not _native.available():
+        _native.require("ragged_pool")
+    if reduction not in POOL_MODES:
+        rule = f"reduction must be one of {', '.join(POOL_MODES)}"
+        raise ValueError(message("ragged_pool", rule, repr(reduction), "Choose one of these."))
+    result: Tensor = _pool(x, offsets, POOL_MODES.index(reduction))
+    return result
