@@ -78,7 +78,7 @@ print(f"  cuda     {cuda_summary(cuda)}")
 
 setup(
     packages=[*find_packages(include=["edgeops*"]), "edgeops.triton_kernels", "edgeops.triton_kernels.ragged"],
-    package_dir={"edgeops.triton_kernels": "triton_kernels"},
+    package_dir={"edgeops": "edgeops", "edgeops.triton_kernels": "triton_kernels"},
     ext_modules=extensions,
     cmdclass={"build_ext": BuildExtension},
 )

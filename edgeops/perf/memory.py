@@ -10,7 +10,9 @@ high-water mark.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,23 @@ class PeakMemory:
     method: str
 
 
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Keep the profiler's start and stop lines off stderr; it reads this variable at its first start."""
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        del os.environ[_LOG_LEVEL]
+
+
 def _allocator_peak(run: Callable[[], object]) -> int:
     from torch.autograd.profiler import profile
 
-    with profile(profile_memory=True, use_kineto=False) as seen:
+    with _quiet_profiler(), profile(profile_memory=True, use_kineto=False) as seen:
         result = run()
         del result
     level = peak = 0

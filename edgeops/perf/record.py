@@ -50,6 +50,7 @@ class Record:
         flops: useful floating-point operations of a call (multiply and add counted apart), or `None`.
         bytes: useful bytes moved by a call, or `None`.
         roof_gflops: sgemm rate measured in the same run on the same clock, GFLOP/s, or `None`.
+        roof_gbps: rate of a copy that moves as many bytes, measured in the same run on the same clock, GB/s, or `None`.
         peak_memory: bytes above the level before the call, or `None`.
         notes: further figures or remarks by name, JSON values only.
         time: when, UTC, ISO 8601.
@@ -75,6 +76,7 @@ class Record:
     flops: float | None = None
     bytes: float | None = None
     roof_gflops: float | None = None
+    roof_gbps: float | None = None
     peak_memory: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     time: str = field(default_factory=_now)
@@ -87,7 +89,7 @@ class Record:
         for name in ("workload", "case", "candidate", "source", "dtype"):
             if not getattr(self, name):
                 raise ValueError(f"Record: {name} must not be empty; got {getattr(self, name)!r}. Name it.")
-        for name in ("flops", "bytes", "roof_gflops"):
+        for name in ("flops", "bytes", "roof_gflops", "roof_gbps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(
@@ -125,8 +127,10 @@ class Record:
 
     @property
     def roof_share(self) -> float | None:
-        """`gflops` over the sgemm roof of the same run."""
-        return None if self.gflops is None or self.roof_gflops is None else self.gflops / self.roof_gflops
+        """Share of the roof of the same run: of sgemm where flops are known, of a copy where only bytes are."""
+        if self.gflops is not None:
+            return None if self.roof_gflops is None else self.gflops / self.roof_gflops
+        return None if self.gbps is None or self.roof_gbps is None else self.gbps / self.roof_gbps
 
     def against(self, name: str, baseline: Samples) -> Record:
         """This record with `baseline` and the pair-by-pair `ratio` filled in."""

@@ -63,21 +63,22 @@ def sgemm_work(size: int = 1024, device: str | torch.device = "cpu") -> tuple[Ca
     return (lambda: torch.mm(left, right, out=out)), 2.0 * size**3
 
 
-def copy_work(megabytes: int = 64, device: str | torch.device = "cpu") -> tuple[Callable[[], object], float]:
-    """One copy of a buffer of `megabytes` MiB, and the bytes moved (read plus write).
+def copy_work(moved: int = 128 << 20, device: str | torch.device = "cpu") -> tuple[Callable[[], object], float]:
+    """One float32 copy that moves about `moved` bytes, read plus write, and the exact number of bytes.
 
-    The buffer has to be several times the last cache level for the figure to mean memory.
+    Several times the last cache level makes it the roof of memory (the default); the bytes of a kernel make it the roof of
+    the level of the cache that the kernel works in.
 
     Raises:
-        ValueError: `megabytes < 1`.
+        ValueError: `moved < 8`.
 
-    >>> run, moved = copy_work(1)
+    >>> run, moved = copy_work(1 << 20)
     >>> run() is not None, moved
-    (True, 2097152.0)
+    (True, 1048576.0)
     """
-    if megabytes < 1:
-        raise ValueError(f"copy_work: megabytes must be 1 or more; got {megabytes}. 64 is the default.")
-    source = torch.zeros(megabytes << 18, device=device)
+    if moved < 8:
+        raise ValueError(f"copy_work: moved must be 8 bytes or more; got {moved}. The default is {128 << 20}.")
+    source = torch.zeros(moved // 8, device=device)
     target = torch.ones_like(source)
     return (lambda: target.copy_(source)), 2.0 * source.numel() * source.element_size()
 
@@ -114,13 +115,15 @@ def sgemm_roof(threads: int | None = None, size: int = 1024, *, rounds: int = 5,
     return _rate(sgemm_work(size), threads, rounds, clock)
 
 
-def copy_roof(threads: int | None = None, megabytes: int = 64, *, rounds: int = 5, clock: str | None = None) -> float:
+def copy_roof(
+    threads: int | None = None, moved: int = 128 << 20, *, rounds: int = 5, clock: str | None = None
+) -> float:
     """Memory-copy rate, GB/s with read and write both counted: the median of `rounds` blocks.
 
-    >>> copy_roof(1, 1, rounds=1) > 0
+    >>> copy_roof(1, 1 << 20, rounds=1) > 0
     True
     """
-    return _rate(copy_work(megabytes), threads, rounds, clock)
+    return _rate(copy_work(moved), threads, rounds, clock)
 
 
 def measure_roof(threads: int | None = None, *, rounds: int = 5, clock: str | None = None) -> Roof:
