@@ -66,8 +66,8 @@ def sgemm_work(size: int = 1024, device: str | torch.device = "cpu") -> tuple[Ca
 def copy_work(moved: int = 128 << 20, device: str | torch.device = "cpu") -> tuple[Callable[[], object], float]:
     """One float32 copy that moves about `moved` bytes, read plus write, and the exact number of bytes.
 
-    Several times the last cache level makes it the roof of memory (the default); the bytes of a kernel make it the roof of
-    the level of the cache that the kernel works in.
+    Several times the last cache level makes it the roof of memory (the default); the bytes of a kernel make it the roof
+    of the level of the cache that the kernel works in.
 
     Raises:
         ValueError: `moved < 8`.
