@@ -49,13 +49,14 @@ EDGEOPS_INLINE void score_tile(const T* q, int64_t ldq, const T* panel, int64_t 
   }
 }
 
-// o[r, 0..NV*n) (+)= sum_j p[r, j] * v[j, :], v rows ldv apart
-template <class T, int MR, int NV>
-EDGEOPS_INLINE void value_tile(const T* p, const T* v, int64_t ldv, int64_t keys, bool add, T* o, int64_t ldo) {
+// o[r, 0..NV*n) = (o if kAdd) + sum_j p[r, j] * v[j, :], times factor[r] unless kAdd; rows of v are ldv apart
+template <class T, int MR, int NV, bool kAdd>
+EDGEOPS_INLINE void
+value_tile(const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   V acc[MR][NV] = {};
-  if (add) {
+  if constexpr (kAdd) {
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
@@ -83,7 +84,7 @@ EDGEOPS_INLINE void value_tile(const T* p, const T* v, int64_t ldv, int64_t keys
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 2
     for (int c = 0; c < NV; ++c) {
-      vstore<T>(o + r * ldo + c * n, acc[r][c]);
+      vstore<T>(o + r * ldo + c * n, kAdd ? acc[r][c] : acc[r][c] * factor[r]);
     }
   }
 }
@@ -106,75 +107,80 @@ static void score_rows(int rows, const T* q, int64_t ldq, const T* panel, int64_
   }
 }
 
-template <class T, int NV>
-static void value_rows(int rows, const T* p, const T* v, int64_t ldv, int64_t keys, bool add, T* o, int64_t ldo) {
+template <class T, bool kAdd>
+static void
+value_rows(int rows, const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
   switch (rows) {
     case 1:
-      return value_tile<T, 1, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 1, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
     case 2:
-      return value_tile<T, 2, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 2, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
     case 3:
-      return value_tile<T, 3, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 3, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
     case 4:
-      return value_tile<T, 4, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 4, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
     case 5:
-      return value_tile<T, 5, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 5, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
     default:
-      return value_tile<T, 6, NV>(p, v, ldv, keys, add, o, ldo);
+      return value_tile<T, 6, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
   }
 }
 
 #if EDGEOPS_VB == 32
-// dst[k * 16 + j] = row j of src at k, for an 8 x 8 block
-EDGEOPS_INLINE void transpose8(const float* src, int64_t ld, float* dst) {
-  const __m256 r0 = _mm256_loadu_ps(src), r1 = _mm256_loadu_ps(src + ld), r2 = _mm256_loadu_ps(src + 2 * ld),
-               r3 = _mm256_loadu_ps(src + 3 * ld), r4 = _mm256_loadu_ps(src + 4 * ld),
-               r5 = _mm256_loadu_ps(src + 5 * ld), r6 = _mm256_loadu_ps(src + 6 * ld),
-               r7 = _mm256_loadu_ps(src + 7 * ld);
-  const __m256 a0 = _mm256_unpacklo_ps(r0, r1), a1 = _mm256_unpackhi_ps(r0, r1), a2 = _mm256_unpacklo_ps(r2, r3),
-               a3 = _mm256_unpackhi_ps(r2, r3), a4 = _mm256_unpacklo_ps(r4, r5), a5 = _mm256_unpackhi_ps(r4, r5),
-               a6 = _mm256_unpacklo_ps(r6, r7), a7 = _mm256_unpackhi_ps(r6, r7);
-  const __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xEE),
-               b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xEE),
-               b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xEE),
-               b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xEE);
-  _mm256_storeu_ps(dst, _mm256_permute2f128_ps(b0, b4, 0x20));
-  _mm256_storeu_ps(dst + 16, _mm256_permute2f128_ps(b1, b5, 0x20));
-  _mm256_storeu_ps(dst + 32, _mm256_permute2f128_ps(b2, b6, 0x20));
-  _mm256_storeu_ps(dst + 48, _mm256_permute2f128_ps(b3, b7, 0x20));
-  _mm256_storeu_ps(dst + 64, _mm256_permute2f128_ps(b0, b4, 0x31));
-  _mm256_storeu_ps(dst + 80, _mm256_permute2f128_ps(b1, b5, 0x31));
-  _mm256_storeu_ps(dst + 96, _mm256_permute2f128_ps(b2, b6, 0x31));
-  _mm256_storeu_ps(dst + 112, _mm256_permute2f128_ps(b3, b7, 0x31));
+// dst[k * 16 + j] = rows[j * ld + k] for 8 x 8; rows beyond `last` are read as row `last`
+EDGEOPS_INLINE void transpose8(const float* rows, int64_t ld, int64_t last, float* dst) {
+  const float* r[8];
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < 8; ++j) {
+    r[j] = rows + (j < last ? j : last) * ld;
+  }
+  __m256 a[8], b[8];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    a[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r[j])), _mm_loadu_ps(r[j + 4]), 1);
+    a[j + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r[j] + 4)), _mm_loadu_ps(r[j + 4] + 4), 1);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 8; h += 4) {
+    b[h] = _mm256_unpacklo_ps(a[h], a[h + 1]);
+    b[h + 1] = _mm256_unpackhi_ps(a[h], a[h + 1]);
+    b[h + 2] = _mm256_unpacklo_ps(a[h + 2], a[h + 3]);
+    b[h + 3] = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
+    float* d = dst + h * 16;
+    _mm256_storeu_ps(d, _mm256_shuffle_ps(b[h], b[h + 2], 0x44));
+    _mm256_storeu_ps(d + 16, _mm256_shuffle_ps(b[h], b[h + 2], 0xEE));
+    _mm256_storeu_ps(d + 32, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44));
+    _mm256_storeu_ps(d + 48, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xEE));
+  }
 }
 #endif
 
-// panels[p][k][j] = src[(p * Panel + j), k]; columns beyond `keys` become 0
+// panels[p][k][j] = src[(p * Panel + j), k]. Columns beyond `keys` up to a whole vector repeat the last key: their
+// scores are set to -inf before use.
 template <class T>
 static void pack_keys(const T* src, int64_t ld, int64_t keys, int64_t dim, T* panels) {
   constexpr int w = Panel<T>::n;
   for (int64_t j0 = 0; j0 < keys; j0 += w, panels += w * dim) {
     const int64_t have = keys - j0 < w ? keys - j0 : w;
     const T* rows = src + j0 * ld;
-    int64_t j = 0;
+    const int64_t wanted = round_up(have, Lanes<T>::n);
+    int64_t done = 0;
 #if EDGEOPS_VB == 32
     if constexpr (sizeof(T) == 4) {
-      for (; j + 8 <= have; j += 8) {
-        int64_t k = 0;
-        for (; k + 8 <= dim; k += 8) {
-          transpose8(rows + j * ld + k, ld, panels + k * w + j);
-        }
-        for (; k < dim; ++k) {
-          for (int64_t jj = j; jj < j + 8; ++jj) {
-            panels[k * w + jj] = rows[jj * ld + k];
-          }
+      done = dim / 8 * 8;
+      for (int64_t j = 0; j < wanted; j += 8) {
+        for (int64_t k = 0; k < done; k += 8) {
+          transpose8(rows + j * ld + k, ld, have - 1 - j, panels + k * w + j);
         }
       }
     }
 #endif
-    for (; j < w; ++j) {
-      for (int64_t k = 0; k < dim; ++k) {
-        panels[k * w + j] = j < have ? rows[j * ld + k] : T(0);
+    if (done < dim) {
+      for (int64_t j = 0; j < wanted; ++j) {
+        const T* row = rows + (j < have ? j : have - 1) * ld;
+        for (int64_t k = done; k < dim; ++k) {
+          panels[k * w + j] = row[k];
+        }
       }
     }
   }
@@ -201,51 +207,90 @@ static void pack_values(const T* src, int64_t ld, int64_t keys, int64_t dim, T* 
   }
 }
 
-// Softmax of columns [begin, end) of a score row held over whole vectors [from, to): the row becomes exp2(s - max),
-// 0 outside [begin, end). Updates the running maximum and sum; returns the factor for what was summed before.
+// State of the running softmax for a block of rows; arrays are filled up to kRowBlock.
 template <class T>
-EDGEOPS_INLINE T softmax_row(T* s, int64_t from, int64_t to, int64_t begin, int64_t end, T& top, T& sum) {
+struct RowState {
+  T *top, *sum, *factor; // maximum so far, sum of exponentials so far, what earlier results are multiplied with
+};
+
+// Softmax over whole vectors [from, to) of the block's score rows: scores become exp2(s - maximum), and -inf becomes 0.
+template <class T>
+EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, RowState<T> state) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   const T none = -__builtin_inf();
-  for (int64_t j = from; j < begin; ++j) {
-    s[j] = none;
+  V fold[kRowBlock];
+  alignas(64) T folded[kRowBlock];
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = s + r * kScoreStride;
+    V m0 = vload<T>(row + from), m1 = m0;
+    int64_t j = from + n;
+    for (; j + 2 * n <= to; j += 2 * n) {
+      m0 = vmax<T>(m0, vload<T>(row + j));
+      m1 = vmax<T>(m1, vload<T>(row + j + n));
+    }
+    if (j < to) {
+      m0 = vmax<T>(m0, vload<T>(row + j));
+    }
+    fold[r] = vmax<T>(m0, m1);
   }
-  for (int64_t j = end; j < to; ++j) {
-    s[j] = none;
+  for (int64_t r = rows; r < kRowBlock; ++r) {
+    fold[r] = V{};
   }
-  V m0 = vset<T>(none), m1 = m0;
-  int64_t j = from;
-  for (; j + 2 * n <= to; j += 2 * n) {
-    m0 = vmax(m0, vload<T>(s + j));
-    m1 = vmax(m1, vload<T>(s + j + n));
+  fold_lanes<T, true>(fold, kRowBlock, folded);
+  for (int64_t r = 0; r < kRowBlock; r += n) {
+    const V top = vload<T>(state.top + r);
+    const V best = vmax<T>(top, vload<T>(folded + r));
+    const V base = best == vset<T>(none) ? V{} : best;
+    vstore<T>(state.factor + r, vexp2(top - base));
+    vstore<T>(state.top + r, best);
+    vstore<T>(folded + r, base);
   }
-  for (; j < to; j += n) {
-    m0 = vmax(m0, vload<T>(s + j));
+  for (int64_t r = 0; r < rows; ++r) {
+    T* row = s + r * kScoreStride;
+    const V base = vset<T>(folded[r]);
+    V s0 = {}, s1 = {};
+    int64_t j = from;
+    for (; j + 2 * n <= to; j += 2 * n) {
+      const V e0 = vexp2(vload<T>(row + j) - base);
+      const V e1 = vexp2(vload<T>(row + j + n) - base);
+      vstore<T>(row + j, e0);
+      vstore<T>(row + j + n, e1);
+      s0 += e0;
+      s1 += e1;
+    }
+    if (j < to) {
+      const V e0 = vexp2(vload<T>(row + j) - base);
+      vstore<T>(row + j, e0);
+      s0 += e0;
+    }
+    fold[r] = s0 + s1;
   }
-  T best = hmax<T>(vmax(m0, m1));
-  best = top > best ? top : best;
-  const T base = best == none ? T(0) : best;
-  const V shift = vset<T>(base);
-  V s0 = {}, s1 = {};
-  for (j = from; j + 2 * n <= to; j += 2 * n) {
-    const V e0 = vexp2(vload<T>(s + j) - shift);
-    const V e1 = vexp2(vload<T>(s + j + n) - shift);
-    vstore<T>(s + j, e0);
-    vstore<T>(s + j + n, e1);
-    s0 += e0;
-    s1 += e1;
+  fold_lanes<T, false>(fold, kRowBlock, folded);
+  for (int64_t r = 0; r < kRowBlock; r += n) {
+    vstore<T>(state.sum + r, vload<T>(state.sum + r) * vload<T>(state.factor + r) + vload<T>(folded + r));
   }
-  for (; j < to; j += n) {
-    const V e0 = vexp2(vload<T>(s + j) - shift);
-    vstore<T>(s + j, e0);
-    s0 += e0;
+}
+
+// inverse[r] = 1 / sum, and lse in natural units; 0 and -inf for rows that saw no key.
+template <class T>
+EDGEOPS_INLINE void finish_rows(RowState<T> state, T* inverse, T* lse) {
+  typedef typename Lanes<T>::V V;
+  constexpr int n = Lanes<T>::n;
+  const V none = vset<T>(T(-__builtin_inf()));
+  for (int64_t r = 0; r < kRowBlock; r += n) {
+    const V top = vload<T>(state.top + r), sum = vload<T>(state.sum + r);
+    vstore<T>(inverse + r, top == none ? V{} : T(1) / sum);
+    vstore<T>(lse + r, top == none ? none : (top + vlog2(sum)) * T(kLn2));
   }
-  V before = vset<T>(top - base);
-  const T factor = vexp2(before)[0];
-  sum = sum * factor + hsum<T>(s0 + s1);
-  top = best;
-  return factor;
+}
+
+template <class T>
+EDGEOPS_INLINE void start_rows(RowState<T> state) {
+  for (int64_t r = 0; r < kRowBlock; ++r) {
+    state.top[r] = -__builtin_inf();
+    state.sum[r] = 0;
+  }
 }
 
 // Keys [begin, end) that query i of a sequence may see.
@@ -284,11 +329,10 @@ static int64_t attention_layout(const AttentionCall& c, const AttentionPiece& p,
   typedef typename St::T T;
   const int64_t lk = c.cu_k[p.seq + 1] - c.cu_k[p.seq];
   const int64_t tile = lk < kKeyTile ? lk : kKeyTile;
-  const int64_t tile_pad = round_up(tile, Panel<T>::n);
-  const int64_t rows = (p.q_end - p.q_begin) * (c.heads / c.kv_heads);
-  const int64_t held = lk > kKeyTile ? rows : kRowBlock;
+  const int64_t blocks = lk > kKeyTile ? (p.q_end - p.q_begin + kRowBlock - 1) / kRowBlock * (c.heads / c.kv_heads) : 1;
+  const int64_t held = blocks * kRowBlock; // rows whose running results are kept between key tiles
   char* at = base;
-  b.keys = take<T>(at, tile_pad * c.dim);
+  b.keys = take<T>(at, round_up(tile, Panel<T>::n) * c.dim);
   b.values = take<T>(at, tile * round_up(c.dim_v, Panel<T>::n));
   b.scores = take<T>(at, kRowBlock * kScoreStride);
   b.out = take<T>(at, held * round_up(c.dim_v, Panel<T>::n));
@@ -352,32 +396,69 @@ struct MicroBlock {
   }
 };
 
+// Scores of the block's rows against keys [from, to) of the packed tile.
+template <class T>
+EDGEOPS_INLINE void
+block_scores(int64_t rows, const T* q, int64_t ldq, const T* keys, int64_t dim, T scale, int64_t from, int64_t to, T* s) {
+  constexpr int w = Panel<T>::n;
+  for (int64_t j = from; j < to; j += w) {
+    for (MicroBlock m(rows); m.next();) {
+      T* target = s + m.row * kScoreStride + j;
+      const T* q_rows = q + m.row * ldq;
+      if (j + w <= to) {
+        score_rows<T, 2>(m.height, q_rows, ldq, keys + j * dim, dim, scale, target);
+      } else {
+        score_rows<T, 1>(m.height, q_rows, ldq, keys + j * dim, dim, scale, target);
+      }
+    }
+  }
+}
+
+// Sets to -inf what the rows of the block may not see among columns [from, to); `end` bounds all rows.
+template <class T>
+EDGEOPS_INLINE void block_mask(
+    const AttentionCall& c, int64_t i0, int64_t rows, int64_t lq, int64_t lk, int64_t t0, int64_t from, int64_t end,
+    int64_t to, T* s) {
+  const T none = -__builtin_inf();
+  const bool whole = c.left < 0 && c.right < 0;
+  for (int64_t r = 0; r < rows; ++r, s += kScoreStride) {
+    int64_t row_end = end;
+    if (!whole) {
+      int64_t row_begin;
+      allowed(c, i0 + r, lq, lk, row_begin, row_end);
+      row_begin -= t0;
+      row_end = row_end - t0 < from ? from : (row_end - t0 > end ? end : row_end - t0);
+      for (int64_t j = from; j < row_begin && j < row_end; ++j) {
+        s[j] = none;
+      }
+    }
+    for (int64_t j = row_end; j < to; ++j) {
+      s[j] = none;
+    }
+  }
+}
+
 template <class St>
 static void attention_run(const AttentionCall& c, const AttentionPiece& p, char* scratch) {
   typedef typename St::S S;
   typedef typename St::T T;
-  constexpr int n = Lanes<T>::n;
   constexpr int w = Panel<T>::n;
+  constexpr bool same = sizeof(S) == sizeof(T);
   Buffers<T> b;
   attention_layout<St>(c, p, reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(scratch), 64)), b);
   const int64_t q0 = c.cu_q[p.seq], k0 = c.cu_k[p.seq];
   const int64_t lq = c.cu_q[p.seq + 1] - q0, lk = c.cu_k[p.seq + 1] - k0;
   const int64_t group = c.heads / c.kv_heads;
   const int64_t dv_pad = round_up(c.dim_v, w);
-  const int64_t queries = p.q_end - p.q_begin;
+  const int64_t row_blocks = (p.q_end - p.q_begin + kRowBlock - 1) / kRowBlock;
   const bool tiled = lk > kKeyTile;
   const T scale = static_cast<T>(c.scale * kLog2e);
-  // with few query rows a packed copy of the values costs more than it saves
-  const bool direct = sizeof(S) == sizeof(T) && c.dim_v % w == 0 && queries * group <= 2 * kRowBlock;
+  // so few values, used by so few rows, are read in place: a packed copy costs more than it saves
+  const bool values_in_place = same && c.dim_v % w == 0 && lk <= kRowBlock && row_blocks * group == 1;
+  const bool out_in_place = same && c.dim_v % w == 0 && !tiled;
+  alignas(64) T factor[kRowBlock], inverse[kRowBlock], lse[kRowBlock];
 
   for (int64_t hk = p.h_begin; hk < p.h_end; ++hk) {
-    if (tiled) {
-      for (int64_t r = 0; r < queries * group; ++r) {
-        b.top[r] = -__builtin_inf();
-        b.sum[r] = 0;
-      }
-      __builtin_memset(b.out, 0, queries * group * dv_pad * sizeof(T));
-    }
     for (int64_t t0 = 0; t0 == 0 || t0 < lk; t0 += kKeyTile) {
       const int64_t tile = lk - t0 < kKeyTile ? lk - t0 : kKeyTile;
       const bool last = t0 + tile >= lk;
@@ -389,7 +470,7 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
         const T* rows = as_rows<St>(k, c.k_row, tile, c.dim, b.rows, ld);
         pack_keys<T>(rows, ld, tile, c.dim, b.keys);
         const S* v = static_cast<const S*>(c.v) + (k0 + t0) * c.v_row + hk * c.v_head;
-        if (direct) {
+        if (values_in_place) {
           values = reinterpret_cast<const T*>(v);
           values_ld = c.v_row;
           values_panel = w;
@@ -400,15 +481,18 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
       }
       for (int64_t g = 0; g < group; ++g) {
         const int64_t h = hk * group + g;
-        for (int64_t i0 = p.q_begin; i0 < p.q_end; i0 += kRowBlock) {
+        for (int64_t block = 0; block < row_blocks; ++block) {
+          const int64_t i0 = p.q_begin + block * kRowBlock;
           const int64_t rows = p.q_end - i0 < kRowBlock ? p.q_end - i0 : kRowBlock;
-          const int64_t slot = tiled ? g * queries + (i0 - p.q_begin) : 0;
-          T* out = b.out + slot * dv_pad;
-          T *top = b.top + slot, *sum = b.sum + slot;
-          if (!tiled) {
-            for (int64_t r = 0; r < rows; ++r) {
-              top[r] = -__builtin_inf();
-              sum[r] = 0;
+          const int64_t slot = tiled ? (g * row_blocks + block) * kRowBlock : 0;
+          const RowState<T> state{b.top + slot, b.sum + slot, factor};
+          const int64_t at = (q0 + i0) * c.heads + h; // first row of the block in out and lse
+          T* out = out_in_place ? static_cast<T*>(c.out) + at * c.dim_v : b.out + slot * dv_pad;
+          const int64_t out_ld = out_in_place ? c.heads * c.dim_v : dv_pad;
+          if (t0 == 0) {
+            start_rows<T>(state);
+            if (tiled) {
+              __builtin_memset(out, 0, rows * dv_pad * sizeof(T));
             }
           }
           // keys of this tile that some row of the block may see
@@ -418,36 +502,36 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
           first = first < t0 ? 0 : first - t0;
           end = end - t0 > tile ? tile : end - t0;
           if (first < end) {
-            const int64_t from = first / w * w, to = round_up(end, n);
+            const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
             int64_t ldq;
             const S* q = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
-            const T* qs = as_rows<St>(q, c.q_row, rows, c.dim, b.rows, ldq);
-            for (int64_t j = from; j < to; j += w) {
+            const T* q_rows = as_rows<St>(q, c.q_row, rows, c.dim, b.rows, ldq);
+            block_scores<T>(rows, q_rows, ldq, b.keys, c.dim, scale, from, to, b.scores);
+            if (const T* bias = bias_of<T>(c)) {
+              bias += p.seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j;
+              add_bias<T>(c, bias, rows, first, end, b.scores);
+            }
+            block_mask<T>(c, i0, rows, lq, lk, t0, from, end, to, b.scores);
+            softmax_block<T>(rows, b.scores, from, to, state);
+          }
+          if (last) {
+            finish_rows<T>(state, inverse, lse);
+          }
+          if (first < end && !tiled) {
+            for (int64_t d = 0; d < c.dim_v; d += w) {
+              const T* v = values + d / w * values_panel + first * values_ld;
               for (MicroBlock m(rows); m.next();) {
-                T* s = b.scores + m.row * kScoreStride + j;
-                const T* q_rows = qs + m.row * ldq;
-                if (j + w <= to) {
-                  score_rows<T, 2>(m.height, q_rows, ldq, b.keys + j * c.dim, c.dim, scale, s);
-                } else {
-                  score_rows<T, 1>(m.height, q_rows, ldq, b.keys + j * c.dim, c.dim, scale, s);
-                }
+                const T* weights = b.scores + m.row * kScoreStride + first;
+                T* target = out + m.row * out_ld + d;
+                value_rows<T, false>(
+                    m.height, weights, v, values_ld, end - first, inverse + m.row, target, out_ld);
               }
             }
-            const T* bias = bias_of<T>(c);
-            if (bias != nullptr) {
-              add_bias<T>(
-                  c, bias + p.seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j, rows, first, end, b.scores);
-            }
+          } else if (first < end) {
             for (int64_t r = 0; r < rows; ++r) {
-              int64_t row_first, row_end;
-              allowed(c, i0 + r, lq, lk, row_first, row_end);
-              row_first = row_first - t0 < from ? from : (row_first - t0 > to ? to : row_first - t0);
-              row_end = row_end - t0 > end ? end : (row_end - t0 < row_first ? row_first : row_end - t0);
-              const T factor =
-                  softmax_row<T>(b.scores + r * kScoreStride, from, to, row_first, row_end, top[r], sum[r]);
-              if (tiled && factor != T(1)) {
+              if (factor[r] != T(1)) {
                 for (int64_t d = 0; d < dv_pad; ++d) {
-                  out[r * dv_pad + d] *= factor;
+                  out[r * dv_pad + d] *= factor[r];
                 }
               }
             }
@@ -455,23 +539,27 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
               const T* v = values + d / w * values_panel + first * values_ld;
               for (MicroBlock m(rows); m.next();) {
                 const T* weights = b.scores + m.row * kScoreStride + first;
-                T* target = out + m.row * dv_pad + d;
-                value_rows<T, 2>(m.height, weights, v, values_ld, end - first, tiled, target, dv_pad);
+                T* target = out + m.row * out_ld + d;
+                value_rows<T, true>(m.height, weights, v, values_ld, end - first, nullptr, target, out_ld);
               }
+            }
+          } else if (!tiled) {
+            for (int64_t r = 0; r < rows; ++r) {
+              __builtin_memset(out + r * out_ld, 0, c.dim_v * sizeof(T));
             }
           }
           if (last) {
             for (int64_t r = 0; r < rows; ++r) {
-              T* row = out + r * dv_pad;
-              const bool empty = top[r] == -__builtin_inf();
-              const T inverse = empty ? T(0) : T(1) / sum[r];
-              for (int64_t d = 0; d < c.dim_v; ++d) {
-                row[d] = empty ? T(0) : row[d] * inverse;
+              static_cast<T*>(c.lse)[at + r * c.heads] = lse[r];
+              T* row = out + r * out_ld;
+              if (tiled) {
+                for (int64_t d = 0; d < c.dim_v; ++d) {
+                  row[d] *= inverse[r];
+                }
               }
-              const int64_t at = (q0 + i0 + r) * c.heads + h;
-              narrow<St>(row, static_cast<S*>(c.out) + at * c.dim_v, c.dim_v);
-              static_cast<T*>(c.lse)[at] =
-                  empty ? -T(__builtin_inf()) : static_cast<T>(kLn2 * (double(top[r]) + __builtin_log2(double(sum[r]))));
+              if (!out_in_place) {
+                narrow<St>(row, static_cast<S*>(c.out) + (at + r * c.heads) * c.dim_v, c.dim_v);
+              }
             }
           }
         }
