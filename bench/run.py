@@ -109,6 +109,7 @@ def measure_case(
         seen = perf.interleave(
             {**{name: c.run for name, c in chosen.items()}, ROOF: roof_run},
             rounds=settings.rounds,
+            warmup=0,  # the gate has run every candidate already
             clock="wall" if workload.threads and settings.clock == "process" else settings.clock,
             min_block_s=settings.min_block_s,
             progress=progress,

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what must be shown and say PASS or FAIL.
+
+    python -m bench.check C5             # one item
+    python -m bench.check all            # every item
+    python -m bench.check C5 --records bench/results/X.jsonl   # judge a finished run
+
+Items and bounds are the table in `bench/targets.py`. Each figure gets a line, each item a verdict. Exit code 0: all met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import exact, overhead, registry, run, speed, table, targets
+from bench.registry import GateFailed, Unavailable
+from edgeops import perf
+
+Figures = dict[str, float]
+
+
+def _overhead() -> Figures:
+    seen = {name: cost for name, cost in overhead.measure().items() if "for scale" not in name}
+    for name, (plain, grad) in seen.items():
+        print(f"  {name}: {plain:.1f} µs without grad, {grad:.1f} µs with")
+    return {
+        "slowest public op without grad": max(plain for plain, _ in seen.values()),
+        "slowest public op with grad": max(grad for _, grad in seen.values()),
+    }
+
+
+def _import() -> Figures:
+    seconds, pulled = overhead.import_cost()
+    return {"import edgeops on top of torch": seconds, "optional packages that it imports": float(len(pulled))}
+
+
+EXACT: dict[str, Callable[[], Figures]] = {
+    "C1": exact.addressing,
+    "C2": exact.models,
+    "C3": exact.accuracy,
+    "C4": exact.invariance,
+    "C16": exact.varlen,
+    "overhead": _overhead,
+    "import": _import,
+}
+
+
+def _measured(item: str, settings: run.Settings, out: Path | None) -> list[perf.Record]:
+    entry = speed.ITEMS[item]
+    settings = dataclasses.replace(settings, rounds=settings.rounds or entry.rounds, memory=out is not None)
+    with table.progress() as (step, tell):
+        return run.run([registry.workload(entry.workload)], settings, out=out, tell=tell, progress=step)
+
+
+def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | None, out: Path | None) -> Figures:
+    """Measure an item, or read its figures from records of an earlier run.
+
+    Raises:
+        Unavailable: the item needs what is not on this machine.
+        GateFailed: a candidate's result is wrong.
+    """
+    if item in EXACT:
+        return EXACT[item]()
+    chosen = _measured(item, settings, out) if records is None else records
+    chosen = [r for r in chosen if r.workload == speed.ITEMS[item].workload]
+    table.show_records(chosen)
+    if any(r.notes.get("synthetic") for r in chosen):
+        print(f"{item}: lengths are synthetic here, so this verdict is only a rehearsal")
+    return speed.ITEMS[item].figures(table.groups(chosen))
+
+
+def verdict(item: str, seen: Figures) -> tuple[bool, list[str]]:
+    """Whether all targets of an item are met, and one line a figure. A figure that is missing is not met."""
+    lines, fine = [], True
+    for target in targets.of(item):
+        value = seen.get(target.figure, float("nan"))
+        met = target.met(value)
+        fine = fine and met
+        unit = f" {target.unit}" if target.unit else ""
+        mark = "pass" if met else "MISS"
+        lines.append(
+            f"{item} {mark}  {target.figure}: {value:.4g}{unit} (must be {target.rule} {target.bound:g}{unit})"
+        )
+    return fine, lines
+
+
+def check(
+    item: str, settings: run.Settings, records: Sequence[perf.Record] | None = None, out: Path | None = None
+) -> bool:
+    """Measure one item, print its lines and its verdict."""
+    try:
+        fine, lines = verdict(item, figures(item, settings, records, out))
+    except (Unavailable, GateFailed) as reason:
+        print(f"{item} FAIL  {reason}")
+        return False
+    print("\n".join(lines))
+    print(f"{item} {'PASS' if fine else 'FAIL'}")
+    return fine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0 all met, 1 not, 2 wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m bench.check", description="Measure what must be shown.")
+    parser.add_argument("item", nargs="+", help=f"one or more of {', '.join(targets.items())}, or all")
+    parser.add_argument("--records", type=Path, action="append", help="judge these records instead of measuring")
+    parser.add_argument("--rounds", type=int, default=0, help="samples per candidate; default: what the item needs")
+    parser.add_argument("--out", type=Path, help="append the records of measured items to this file")
+    given = parser.parse_args(argv)
+    chosen = targets.items() if given.item == ["all"] else given.item
+    unknown = [item for item in chosen if item not in targets.items()]
+    if unknown:
+        print(f"bench.check: item must be one of {', '.join(targets.items())}; got {unknown}.", file=sys.stderr)
+        return 2
+    records = None
+    if given.records:
+        records = [record for path in given.records for record in perf.read_jsonl(path)]
+    settings = run.Settings(rounds=given.rounds)
+    results = {item: check(item, settings, records, given.out) for item in chosen}
+    if len(results) > 1:
+        print("\n" + "\n".join(f"{item:9s} {'PASS' if fine else 'FAIL'}" for item, fine in results.items()))
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

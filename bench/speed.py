@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C9, C14, C15."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.inputs import LISTS, SHORT_LISTS
+from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.table import Group
+from edgeops.perf import geomean
+
+Figures = dict[str, float]
+Groups = dict[str, Group]
+"""Case name without what follows the slash ("CoLA" of "CoLA/32") -> the records of its run."""
+
+
+def by_case(groups: Sequence[Group], workload: str) -> Groups:
+    """The newest run of each case of one workload."""
+    return {group.case.partition("/")[0]: group for group in groups if group.workload == workload}
+
+
+def _roof(group: Group, candidate: str) -> float:
+    share = group.records[candidate].roof_share
+    return float("nan") if share is None else share
+
+
+def _complete(groups: Groups, needed: Sequence[str]) -> bool:
+    return all(name in groups for name in needed)
+
+
+def attention_core(groups: Groups) -> Figures:
+    """C5."""
+    if not _complete(groups, LISTS):
+        return {}
+    ours = attention.OURS
+    loop = {name: groups[name].ratio(attention.LOOP, ours).median for name in LISTS}
+    padded = {name: groups[name].ratio(attention.PADDED, ours).median for name in LISTS}
+    figures = {
+        "geomean over the sdpa loop": geomean(loop.values()),
+        "geomean over padded sdpa": geomean(padded.values()),
+        "worst list over the better peer": min(min(loop[name], padded[name]) for name in LISTS),
+    }
+    for name in ("CoLA", "MNLI"):
+        figures[f"{name} over the sdpa loop"] = loop[name]
+    for name in ("SQuAD", "RACE", "Wiki512", "CoLA"):
+        figures[f"{name} share of the sgemm roof"] = _roof(groups[name], ours)
+    return figures
+
+
+def encoder(groups: Groups) -> Figures:
+    """C7."""
+    if not _complete(groups, LISTS):
+        return {}
+    ours = encoder_layer.OURS
+    loop = {name: groups[name].ratio(encoder_layer.LOOP, ours).median for name in LISTS}
+    padded = [groups[name].ratio(encoder_layer.PADDED, ours).median for name in LISTS]
+    return {
+        "geomean over packed + sdpa loop, short lists": geomean(loop[name] for name in SHORT_LISTS),
+        "worst list over packed + sdpa loop": min(loop.values()),
+        "geomean over padded sdpa": geomean(padded),
+        "RACE share of the sgemm roof": _roof(groups["RACE"], ours),
+    }
+
+
+def sentence_encoder(groups: Groups) -> Figures:
+    """C9."""
+    if not _complete(groups, ("STS-B",)):
+        return {}
+    group, ours = groups["STS-B"], minilm.OURS
+    worst = [one.records[ours].notes["max_abs_error"] for one in groups.values()]
+    return {
+        "STS-B over padded, file order": group.ratio(minilm.PADDED, ours).median,
+        "STS-B over padded, sorted": group.ratio(minilm.SORTED, ours).median,
+        "largest difference of an embedding": max(worst),
+    }
+
+
+def layout_cost(groups: Groups) -> Figures:
+    """C14."""
+    if not _complete(groups, LISTS):
+        return {}
+    share = {name: 1 / groups[name].ratio(layout.LAYER, layout.OURS).median for name in LISTS}
+    return {
+        "layout share of a layer, worst list but CoLA": max(share[name] for name in LISTS if name != "CoLA"),
+        "layout share of a layer, CoLA": share["CoLA"],
+    }
+
+
+def two_threads(groups: Sequence[Group]) -> Figures:
+    """C15, over all cases of the workload."""
+    ratios = [group.ratio(threads.ONE, threads.TWO).median for group in groups]
+    return {"worst speed-up of 2 threads over 1": min(ratios)} if len(ratios) > len(LISTS) else {}
+
+
+@dataclass(frozen=True)
+class SpeedItem:
+    """How an item is measured: the workload, the rounds it needs, and its figures from the records (none if incomplete)."""
+
+    workload: str
+    rounds: int
+    figures: Callable[[Sequence[Group]], Figures]
+
+
+def _per_case(workload: str, rounds: int, figures: Callable[[Groups], Figures]) -> SpeedItem:
+    return SpeedItem(workload, rounds, lambda groups: figures(by_case(groups, workload)))
+
+
+def _all_cases(workload: str, rounds: int, figures: Callable[[Sequence[Group]], Figures]) -> SpeedItem:
+    def newest(groups: Sequence[Group]) -> Figures:
+        return figures(list({group.case: group for group in groups if group.workload == workload}.values()))
+
+    return SpeedItem(workload, rounds, newest)
+
+
+ITEMS = {
+    "C5": _per_case("ragged_attention", 9, attention_core),
+    "C7": _per_case("encoder_layer", 5, encoder),
+    "C9": _per_case("minilm", 5, sentence_encoder),
+    "C14": _per_case("ragged_layout", 5, layout_cost),
+    "C15": _all_cases("ragged_attention_threads", 9, two_threads),
+}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be shown, as data: item, figure, bound. `bench.check` measures the figures and compares.
+
+The items are those of the ragged specification, section 14; C5 and C9 stand at the raised bounds of milestone one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """One bound: `figure` must be at least (`">="`) or at most (`"<="`) `bound`, in `unit`."""
+
+    item: str
+    figure: str
+    rule: str
+    bound: float
+    unit: str = ""
+
+    def met(self, value: float) -> bool:
+        """Whether a value meets the bound; NaN never does.
+
+        >>> Target("C5", "x", ">=", 2.0).met(2.5), Target("C5", "x", "<=", 2.0).met(float("nan"))
+        (True, False)
+        """
+        return value >= self.bound if self.rule == ">=" else value <= self.bound
+
+
+TARGETS = (
+    Target("C1", "random dimension graphs that differ from enumeration", "<=", 0),
+    Target("C1", "worked example offsets that are not 0..9", "<=", 0),
+    Target("C1", "index integers beyond B + 1 for (B, l, H, l)", "<=", 0),
+    Target("C2", "largest deviation from the FLOP ratios", "<=", 0.002),
+    Target("C2", "largest deviation from the memory ratios", "<=", 0.005),
+    Target("C3", "largest absolute error of the output", "<=", 2e-6),
+    Target("C3", "largest relative error of a gradient", "<=", 1e-5),
+    Target("C3", "gradcheck and opcheck failures", "<=", 0),
+    Target("C3", "graphs compiled for four batches", "<=", 2),
+    Target("C4", "outputs that change bitwise: alone, reordered, 2 threads", "<=", 0),
+    Target("C5", "geomean over the sdpa loop", ">=", 2.0, "x"),
+    Target("C5", "geomean over padded sdpa", ">=", 2.5, "x"),
+    Target("C5", "worst list over the better peer", ">=", 1.0, "x"),
+    Target("C5", "CoLA over the sdpa loop", ">=", 2.0, "x"),
+    Target("C5", "MNLI over the sdpa loop", ">=", 2.0, "x"),
+    Target("C5", "SQuAD share of the sgemm roof", ">=", 0.75),
+    Target("C5", "RACE share of the sgemm roof", ">=", 0.75),
+    Target("C5", "Wiki512 share of the sgemm roof", ">=", 0.75),
+    Target("C5", "CoLA share of the sgemm roof", ">=", 0.30),
+    Target("C7", "geomean over packed + sdpa loop, short lists", ">=", 1.08, "x"),
+    Target("C7", "worst list over packed + sdpa loop", ">=", 1.0, "x"),
+    Target("C7", "geomean over padded sdpa", ">=", 1.6, "x"),
+    Target("C7", "RACE share of the sgemm roof", ">=", 0.80),
+    Target("C9", "STS-B over padded, file order", ">=", 1.9, "x"),
+    Target("C9", "STS-B over padded, sorted", ">=", 1.12, "x"),
+    Target("C9", "largest difference of an embedding", "<=", 1e-5),
+    Target("C14", "layout share of a layer, worst list but CoLA", "<=", 0.005),
+    Target("C14", "layout share of a layer, CoLA", "<=", 0.02),
+    Target("C15", "worst speed-up of 2 threads over 1", ">=", 1.8, "x"),
+    Target("C16", "varlen_attn calls that fail or exceed the error budget", "<=", 0),
+    Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
+    Target("overhead", "slowest public op with grad", "<=", 20.0, "µs"),
+    Target("import", "import edgeops on top of torch", "<=", 0.3, "s"),
+    Target("import", "optional packages that it imports", "<=", 0),
+)
+
+
+def items() -> tuple[str, ...]:
+    """Names of the items, in order."""
+    return tuple(dict.fromkeys(target.item for target in TARGETS))
+
+
+def of(item: str) -> tuple[Target, ...]:
+    """The targets of one item.
+
+    Raises:
+        ValueError: no such item.
+    """
+    found = tuple(target for target in TARGETS if target.item == item)
+    if not found:
+        raise ValueError(f"targets: item must be one of {', '.join(items())}; got {item!r}. Pick one of them.")
+    return found
