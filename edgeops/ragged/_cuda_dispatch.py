@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU kernels of the ragged ops, and their registration.
+
+Every op has paths that say why they cannot take a call; the first one without a reason runs. Attention has its own
+file. Nothing here imports triton before a call needs it. Ragged spec, section 12.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops import _native
+from edgeops._common import describe, message
+from edgeops.ragged import _reference as twin
+from edgeops.ragged._cuda_attention import flash_or_none as flash_or_none
+from edgeops.ragged._cuda_attention import ragged_attention_fwd_cuda
+from edgeops.ragged._cuda_paths import (
+    Path,
+    check_columns,
+    check_offsets,
+    dense_rows,
+    pick,
+    why_not_reference,
+    why_not_triton_device,
+    why_not_triton_rows,
+)
+
+MAX_TRITON_NORM_WIDTH = 16384
+
+# pack and unpack
+
+
+def _why_not_triton_copy(x: Tensor, *_: Any) -> Iterator[str]:
+    yield from why_not_triton_device(x)
+    if x.element_size() > 8:
+        yield f"moves elements of up to 8 bytes, got {x.dtype}"
+
+
+def _never(*_: Any) -> Iterator[str]:
+    return iter(())
+
+
+def _triton_pack(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
+    from edgeops.triton_kernels.ragged.pack import ragged_pack
+
+    ragged_pack(padded, offsets, out)
+
+
+def _triton_unpack(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
+    from edgeops.triton_kernels.ragged.pack import ragged_unpack
+
+    ragged_unpack(values, offsets, padding_value, out)
+
+
+PACK = (Path("triton", _why_not_triton_copy, _triton_pack), Path("reference", _never, twin.ragged_pack_reference))
+UNPACK = (Path("triton", _why_not_triton_copy, _triton_unpack), Path("reference", _never, twin.ragged_unpack_reference))
+
+
+def _check_copy(who: str, padded: Tensor, packed: Tensor, offsets: Tensor) -> None:
+    check_offsets(who, offsets, packed)
+    fits = padded.dim() >= 2 and packed.dim() == padded.dim() - 1 and padded.shape[2:] == packed.shape[1:]
+    if not fits or padded.shape[0] != offsets.shape[0] - 1 or padded.dtype != packed.dtype:
+        rule = f"needs [{offsets.shape[0] - 1}, L, ...] padded and [T, ...] packed of one dtype"
+        raise ValueError(
+            message(who, rule, f"{describe(padded)} and {describe(packed)}", "Check the trailing dimensions.")
+        )
+
+
+def ragged_pack_cuda(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
+    """`_ragged_pack` on a GPU, where the compiled CUDA module is absent."""
+    _check_copy("pack", padded, out, offsets)
+    target = out.contiguous()
+    pick("pack", PACK, padded, offsets, target).run(padded, offsets.contiguous(), target)
+    if target is not out:
+        out.copy_(target)
+
+
+def ragged_unpack_cuda(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
+    """`_ragged_unpack` on a GPU, where the compiled CUDA module is absent."""
+    _check_copy("unpack", out, values, offsets)
+    target = out.contiguous()
+    pick("unpack", UNPACK, values, offsets, padding_value, target).run(
+        values, offsets.contiguous(), padding_value, target
+    )
+    if target is not out:
+        out.copy_(target)
+
+
+# rows
+
+
+def _triton_pool(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    from edgeops.triton_kernels.ragged.pool import ragged_pool_fwd
+
+    return ragged_pool_fwd(dense_rows(x), offsets.contiguous(), mode)
+
+
+def _triton_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    from edgeops.triton_kernels.ragged.fused import bias_gelu_fwd
+
+    return bias_gelu_fwd(dense_rows(x), bias.contiguous(), tanh)
+
+
+def _triton_norm(
+    x: Tensor, x_bias: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd
+
+    x_bias = None if x_bias is None else x_bias.contiguous()
+    return add_layer_norm_fwd(dense_rows(x), x_bias, dense_rows(residual), weight.contiguous(), bias.contiguous(), eps)
+
+
+def _why_not_triton_norm(x: Tensor, *_: Any) -> Iterator[str]:
+    yield from why_not_triton_rows(x)
+    if x.shape[1] > MAX_TRITON_NORM_WIDTH:
+        yield f"takes rows up to {MAX_TRITON_NORM_WIDTH} wide, got {x.shape[1]}"
+
+
+POOL = (
+    Path("triton", why_not_triton_rows, _triton_pool),
+    Path("reference", why_not_reference, twin.ragged_pool_fwd_reference),
+)
+GELU = (
+    Path("triton", why_not_triton_rows, _triton_gelu),
+    Path("reference", why_not_reference, twin.bias_gelu_fwd_reference),
+)
+NORM = (
+    Path("triton", _why_not_triton_norm, _triton_norm),
+    Path("reference", why_not_reference, twin.add_layer_norm_fwd_reference),
+)
+
+
+def ragged_pool_fwd_cuda(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    """`_ragged_pool_fwd` on a GPU."""
+    check_columns("ragged_pool", x)
+    check_offsets("ragged_pool", offsets, x)
+    result: Tensor = pick("ragged_pool", POOL, x, offsets, mode).run(x, offsets, mode)
+    return result
+
+
+def bias_gelu_fwd_cuda(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    """`_bias_gelu_fwd` on a GPU."""
+    check_columns("bias_gelu", x, bias=bias)
+    result: Tensor = pick("bias_gelu", GELU, x, bias, tanh).run(x, bias, tanh)
+    return result
+
+
+def add_layer_norm_fwd_cuda(
+    x: Tensor, x_bias: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_add_layer_norm_fwd` on a GPU."""
+    check_columns("add_layer_norm", x, x_bias=x_bias, weight=weight, bias=bias)
+    if residual.shape != x.shape or residual.device != x.device or residual.dtype != x.dtype:
+        rule = f"residual must be like x, {describe(x)}"
+        raise ValueError(message("add_layer_norm", rule, describe(residual), "Both are [T, C] of one dtype."))
+    args = (x, x_bias, residual, weight, bias, eps)
+    result: tuple[Tensor, Tensor, Tensor] = pick("add_layer_norm", NORM, *args).run(*args)
+    return result
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "_ragged_attention_fwd": ragged_attention_fwd_cuda,
+    "_ragged_pack": ragged_pack_cuda,
+    "_ragged_unpack": ragged_unpack_cuda,
+    "_ragged_pool_fwd": ragged_pool_fwd_cuda,
+    "_bias_gelu_fwd": bias_gelu_fwd_cuda,
+    "_add_layer_norm_fwd": add_layer_norm_fwd_cuda,
+}
+
+
+def register_cuda(library: torch.library.Library) -> list[str]:
+    """Register the GPU kernels above; returns the ops registered here.
+
+    Ops that the compiled module `_C_cuda` already serves are left to it, so load that module first.
+    """
+    taken = torch._C._dispatch_has_kernel_for_dispatch_key
+    names = [name for name in KERNELS if not taken(f"{_native.NAMESPACE}::{name}", "CUDA")]
+    for name in names:
+        library.impl(name, KERNELS[name], "CUDA")
+    return names

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tile sizes of the attention kernel, fixed or timed.
+
+The fixed tables were chosen by what the compilers report for sm_80, sm_90 and gfx942 (no spilled register, shared
+memory that fits), not by time; `tests/triton/test_aot.py` holds them to that. To re-tune, run on the card in question:
+the tuner is on by default there (`EDGEOPS_TRITON_AUTOTUNE=0` keeps the tables). `block_m` is never tuned, so that a
+tile map stays valid.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+MAX_HEAD_SIZE = 512
+ARCHITECTURES = ("sm80", "sm90", "gfx942")
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """One way to run the kernel: rows and keys per tile, padded head sizes, warps, pipeline depth."""
+
+    block_m: int
+    block_n: int
+    block_d: int
+    block_dv: int
+    num_warps: int
+    num_stages: int
+
+    def launch(self) -> dict[str, int]:
+        """The part that the tuner may replace, as launch keywords."""
+        return {"BLOCK_N": self.block_n, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+# (architecture, bytes per element) -> head size up to -> (block_m, block_n, num_warps, num_stages)
+_TABLES = {
+    ("sm80", 2): {64: (128, 64, 8, 3), 128: (64, 64, 8, 2), 256: (64, 32, 8, 2), 512: (32, 32, 8, 1)},
+    ("sm90", 2): {64: (128, 64, 8, 3), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2), 512: (32, 32, 8, 1)},
+    ("gfx942", 2): {64: (128, 64, 4, 1), 128: (64, 64, 4, 1), 256: (64, 32, 4, 1), 512: (32, 32, 4, 1)},
+    ("sm80", 4): {64: (64, 32, 8, 2), 128: (32, 32, 4, 2), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("sm90", 4): {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("gfx942", 4): {64: (64, 32, 4, 1), 128: (32, 32, 4, 1), 256: (32, 16, 8, 1), 512: (16, 16, 8, 1)},
+}
+# a bias tile takes registers and pipeline slots of its own
+_WITH_BIAS = {
+    ("sm80", 2): {64: (128, 32, 8, 3)},
+    ("sm90", 2): {64: (128, 32, 8, 3), 128: (128, 32, 8, 2)},
+}
+
+
+def architecture(device: torch.device) -> str:
+    """Which table serves `device`: one of `ARCHITECTURES`. CPU tensors (the interpreter) take the sm_80 one."""
+    if torch.version.hip:
+        return "gfx942"
+    if device.type != "cuda":
+        return "sm80"
+    return "sm90" if torch.cuda.get_device_capability(device)[0] in (9, 10) else "sm80"
+
+
+def attention_config(
+    dtype: torch.dtype, head_size: int, head_size_v: int, *, has_bias: bool = False, arch: str = "sm80"
+) -> TileConfig:
+    """The fixed configuration of one call.
+
+    Args:
+        dtype: float32, float16 or bfloat16.
+        head_size, head_size_v: 1 to 512.
+        has_bias: whether a bias is added.
+        arch: see `architecture`.
+    """
+    # tl.dot takes no side below 16
+    block_d = max(triton.next_power_of_2(head_size), 16)
+    block_dv = max(triton.next_power_of_2(head_size_v), 16)
+    table, widest = (arch, dtype.itemsize), max(block_d, block_dv, 64)
+    choice = _WITH_BIAS.get(table, {}).get(widest) if has_bias else None
+    block_m, block_n, num_warps, num_stages = choice or _TABLES[table][widest]
+    return TileConfig(block_m, block_n, block_d, block_dv, num_warps, num_stages)
+
+
+def _candidates() -> list[Any]:
+    return [
+        triton.Config({"BLOCK_N": block_n}, num_warps=num_warps, num_stages=num_stages)
+        for block_n in (16, 32, 64, 128)
+        for num_warps in (4, 8)
+        for num_stages in (1, 2, 3)
+    ]
+
+
+def _prune(configs: list[Any], named_args: dict[str, Any], **constants: Any) -> list[Any]:
+    """Keep what is near the fixed choice and fits in shared memory; at most eight are compiled and timed."""
+    q = named_args["q"]
+    arch = architecture(q.device)
+    fixed = attention_config(q.dtype, constants["D"], constants["DV"], has_bias=constants["HAS_BIAS"], arch=arch)
+    limit = 64 * 1024 if arch == "gfx942" else 96 * 1024
+
+    def shared(c: Any) -> int:
+        keys = c.num_stages * c.kwargs["BLOCK_N"]
+        bias = 4 * keys * fixed.block_m if constants["HAS_BIAS"] else 0
+        return q.dtype.itemsize * (fixed.block_m * fixed.block_d + keys * (fixed.block_d + fixed.block_dv)) + bias
+
+    def distance(c: Any) -> int:
+        scale = max(c.kwargs["BLOCK_N"], fixed.block_n) // min(c.kwargs["BLOCK_N"], fixed.block_n)
+        return scale.bit_length() - 1 + (c.num_warps != fixed.num_warps) + abs(c.num_stages - fixed.num_stages)
+
+    fitting = [c for c in configs if shared(c) <= limit]
+    return sorted(fitting or configs[:1], key=distance)[:8]
+
+
+@functools.cache
+def tuned_launcher(kernel: Any) -> Any:
+    """`kernel` behind triton's autotuner. The key holds no exact length, only three classes of mean length."""
+    key = ["D", "DV", "HAS_BIAS", "HAS_LEFT", "HAS_RIGHT", "PRECISION", "length_bucket"]
+    return triton.autotune(_candidates(), key=key, prune_configs_by={"early_config_prune": _prune})(kernel)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every launcher here needs: the device guard, the switch of the tuner, and cost reports for profilers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """A guard that makes the GPU of `x` current. Triton launches on the current device, not on the tensors' one."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def autotune_allowed(x: torch.Tensor) -> bool:
+    """Whether a launch on `x` may time several configurations.
+
+    Timing needs a real GPU and synchronises, so it is off inside a CUDA graph capture. `EDGEOPS_TRITON_AUTOTUNE=0`
+    turns it off altogether: every process then runs the same configuration, and equal inputs give equal bits.
+    """
+    if not x.is_cuda or os.environ.get("EDGEOPS_TRITON_AUTOTUNE", "1") == "0":
+        return False
+    return not torch.cuda.is_current_stream_capturing()
+
+
+def traffic(name: str, *tensors: str) -> Callable[[Any, Any, dict[str, Any]], dict[str, Any]]:
+    """A launch-metadata hook that reports the bytes of the named tensor arguments, each moved once."""
+
+    def hook(grid: Any, kernel: Any, args: dict[str, Any]) -> dict[str, Any]:
+        moved = sum(args[t].numel() * args[t].element_size() for t in tensors if args[t] is not None)
+        return {"name": name, "bytes": moved}
+
+    return hook

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling of packed rows: out[n] = reduce of x[offsets[n]:offsets[n + 1]] (ragged spec, section 12.1)."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import on_device, traffic
+
+__all__ = ["ragged_pool_fwd"]
+
+SUM, MEAN, MAX = 0, 1, 2
+
+
+@triton.jit
+def _nan_max(a, b):
+    # tl.max may drop NaN; a pooled NaN must stay visible, as with torch.amax
+    return tl.where((a != a) | (a > b), a, b)
+
+
+@triton.jit(launch_metadata=traffic("ragged_pool_fwd", "x", "out"), do_not_specialize=["total"])
+def _ragged_pool_fwd_kernel(
+    x,
+    offsets,
+    out,
+    stride_xt,
+    stride_on,
+    total,
+    width,
+    MODE: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Sum (0), mean (1) or maximum (2) of the rows of one segment, accumulated in float32; 0 where it is empty."""
+    segment = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
+    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
+    count = end - start
+    if MODE == 2:
+        acc = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
+    else:
+        acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    for first in range(0, count, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        mask = (rows[:, None] < count) & (cols[None, :] < width)
+        ptrs = x + (start + rows[:, None]) * stride_xt + cols[None, :]
+        # [BLOCK_R, BLOCK_C]
+        if MODE == 2:
+            acc = _nan_max(acc, tl.load(ptrs, mask=mask, other=float("-inf")).to(tl.float32))
+        else:
+            acc += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
+    if MODE == 2:
+        result = tl.reduce(acc, 0, _nan_max)
+    else:
+        result = tl.sum(acc, 0)
+    if MODE == 1:
+        result = result / tl.maximum(count, 1).to(tl.float32)
+    result = tl.where(count > 0, result, 0.0)
+    tl.store(out + segment * stride_on + cols, result.to(out.dtype.element_ty), mask=cols < width)
+
+
+def ragged_pool_fwd(x: torch.Tensor, offsets: torch.Tensor, mode: int) -> torch.Tensor:
+    """Reduce each segment of packed rows to one row.
+
+    Args:
+        x: `[T, C]` float32, float16 or bfloat16, last stride 1.
+        offsets: `[N + 1]` int32 or int64, on the device of `x`.
+        mode: 0 sum, 1 mean, 2 maximum.
+
+    Returns:
+        `[N, C]` in the dtype of `x`. Empty segments give 0; NaN in a segment gives NaN.
+    """
+    num_segments, width = offsets.shape[0] - 1, x.shape[1]
+    out = x.new_empty(num_segments, width)
+    if out.numel() == 0:
+        return out
+    block_c = min(triton.next_power_of_2(width), 128)
+    with on_device(x):
+        _ragged_pool_fwd_kernel[(num_segments, triton.cdiv(width, block_c))](
+            x, offsets, out, x.stride(0), out.stride(0), x.shape[0], width,
+            MODE=mode, BLOCK_R=32, BLOCK_C=block_c, num_warps=4,
+        )  # fmt: skip
+    return out
