@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT and the models that share its layout: RoBERTa, XLM-R, CamemBERT, ELECTRA, Data2Vec-text; MiniLM, BGE, E5 are these.
+"""BERT and the models that share its layout (RoBERTa, XLM-R, CamemBERT, ELECTRA, Data2Vec-text; MiniLM, BGE, E5).
 
 Tokens are packed before the embeddings, which then look up real tokens only, at the positions they have in the padded
 batch (or, in the RoBERTa family, at those the model derives from the ids).
@@ -7,7 +7,7 @@ batch (or, in the RoBERTa family, at those the model derives from the ids).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -15,19 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeops._common import describe, message
-from edgeops.ragged.convert._hf import (
-    HuggingFaceAdapter,
-    finish,
-    loaded,
-    mask_like,
-    unknown_signature,
-    unpacked_states,
-)
-from edgeops.ragged.convert._padding import Padding, packed_rows, padding_from_layout, padding_from_mask
+from edgeops.ragged.convert._hf import finish, loaded, unknown_signature
 from edgeops.ragged.convert._projection import Linears, project
-from edgeops.ragged.convert._stack import Block, Pattern, run_blocks
-from edgeops.ragged.convert._swap import bypassed, is_stock, refuse_call
+from edgeops.ragged.convert._stack import Block
+from edgeops.ragged.convert._swap import bypassed, is_stock
+from edgeops.ragged.convert._tokens import Ids, PackedTokens
 from edgeops.ragged.layout import RaggedLayout
 
 _FAMILIES = {
@@ -57,8 +49,6 @@ _LAYER_PARTS = {
     "output": "Output",
 }
 
-Ids = Tensor | Sequence[Any] | None
-
 
 def _family(module: nn.Module) -> tuple[ModuleType, str] | None:
     for path, prefix in _FAMILIES.items():
@@ -68,10 +58,9 @@ def _family(module: nn.Module) -> tuple[ModuleType, str] | None:
     return None
 
 
-class BertAdapter(HuggingFaceAdapter):
+class BertAdapter(PackedTokens):
     """`BertModel` and relatives on packed rows."""
 
-    embeddings: Any
     encoder: Any
 
     @classmethod
@@ -112,48 +101,32 @@ class BertAdapter(HuggingFaceAdapter):
         parts = [layer.attention.self for layer in self.encoder.layer]
         return [(f"encoder.layer.{i}.attention.self", part, part.dropout.p) for i, part in enumerate(parts)]
 
-    def _blocks(self) -> Iterator[Block]:
+    def blocks(self) -> list[Block]:
+        blocks = []
         grad = torch.is_grad_enabled()
         for layer, fused in zip(self.encoder.layer, self.fused_projections(), strict=True):
             attention = layer.attention.self
             first, second = layer.attention.output, layer.output
             linears = (attention.query, attention.key, attention.value)
             checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-            yield Block(
-                project=partial(
-                    project, linears=linears, fused=fused, num_heads=attention.num_attention_heads, grad=grad
-                ),
-                scale=attention.scaling,
-                out=first.dense,
-                norm1=first.LayerNorm,
-                fc1=layer.intermediate.dense,
-                activation=layer.intermediate.intermediate_act_fn,
-                fc2=second.dense,
-                norm2=second.LayerNorm,
-                dropouts=(first.dropout, None, second.dropout),
-                norm_first=False,
-                checkpoint=layer._gradient_checkpointing_func if checkpointed else None,
+            blocks.append(
+                Block(
+                    project=partial(
+                        project, linears=linears, fused=fused, num_heads=attention.num_attention_heads, grad=grad
+                    ),
+                    scale=attention.scaling,
+                    out=first.dense,
+                    norm1=first.LayerNorm,
+                    fc1=layer.intermediate.dense,
+                    activation=layer.intermediate.intermediate_act_fn,
+                    fc2=second.dense,
+                    norm2=second.LayerNorm,
+                    dropouts=(first.dropout, None, second.dropout),
+                    norm_first=False,
+                    checkpoint=layer._gradient_checkpointing_func if checkpointed else None,
+                )
             )
-
-    def _positions(self, input_ids: Tensor | None, padding: Padding) -> Tensor:
-        """int64 `[T]`: the positions that the stock model gives the tokens of a padded batch."""
-        first = getattr(self.embeddings, "padding_idx", None)
-        if first is None:
-            return padding.columns()
-        if input_ids is None:
-            return padding.columns() + (first + 1)
-        return padding.pack(self.embeddings.create_position_ids_from_input_ids(input_ids, first))
-
-    def _positions_of_rows(self, ids: Tensor | None, layout: RaggedLayout) -> Tensor:
-        """int64 `[T]`: the positions of rows that were never padded."""
-        first = getattr(self.embeddings, "padding_idx", None)
-        if first is None:
-            return layout.positions
-        if ids is None:
-            return layout.positions + (first + 1)
-        real = ids.ne(first).long()
-        before = torch.cat([real.new_zeros(1), real.cumsum(0)])
-        return (before[1:] - before[layout.offsets[:-1]][layout.sequence_ids]) * real + first
+        return blocks
 
     def _embed(
         self, ids: Tensor | None, types: Tensor | None, positions: Tensor | None, embeds: Tensor | None
@@ -163,61 +136,6 @@ class BertAdapter(HuggingFaceAdapter):
         if hasattr(self, "embeddings_project"):
             x = self.embeddings_project(x)
         return x.flatten(0, 1)
-
-    def _enter(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-    ) -> tuple[Tensor, Padding]:
-        """A padded batch to embedded rows `[T, C]`."""
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        if tokens is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        shape = (tokens.shape[0], tokens.shape[1])
-        mask_like(type(self).__name__, attention_mask, shape)
-        padding = padding_from_mask(attention_mask, shape, tokens.device)
-        if padding.rows is None:
-            return self._embed(input_ids, token_type_ids, position_ids, inputs_embeds), padding
-        positions = self._positions(input_ids, padding) if position_ids is None else padding.pack(position_ids)
-        ids, types, embeds = (
-            None if part is None else padding.pack(part)[None] for part in (input_ids, token_type_ids, inputs_embeds)
-        )
-        return self._embed(ids, types, positions[None], embeds), padding
-
-    def _enter_rows(
-        self,
-        input_ids: Ids,
-        token_type_ids: Ids,
-        position_ids: Ids,
-        inputs_embeds: Ids,
-        layout: RaggedLayout | None,
-    ) -> tuple[Tensor, Padding]:
-        """Lists of sequences, or rows with their layout, to embedded rows `[T, C]`."""
-        who = f"{type(self).__name__}.encode_packed"
-        device = self.embeddings.word_embeddings.weight.device
-        rows: list[Tensor | None] = []
-        for part in (input_ids, token_type_ids, position_ids, inputs_embeds):
-            if part is not None and not isinstance(part, Tensor):
-                part, found = packed_rows(who, [torch.as_tensor(item, device=device) for item in part])
-                if layout is not None and found.lengths != layout.lengths:
-                    rule = f"all inputs must have the lengths {layout.lengths}"
-                    raise ValueError(message(who, rule, str(found.lengths), "Pass one entry per token."))
-                layout = layout or found
-            rows.append(part)
-        ids, types, positions, embeds = rows
-        if layout is None or (ids is None) == (embeds is None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        for part in rows:
-            if part is not None and len(part) != layout.total:
-                rule = f"rows must be as many as the layout has, {layout.total}"
-                raise ValueError(message(who, rule, describe(part), "Pass the layout of these rows."))
-        if positions is None:
-            positions = self._positions_of_rows(ids, layout)
-        batch = (None if part is None else part[None] for part in (ids, types, positions, embeds))
-        return self._embed(*batch), padding_from_layout(layout)
 
     def encode_packed(
         self,
@@ -231,14 +149,7 @@ class BertAdapter(HuggingFaceAdapter):
         **kwargs: Any,
     ) -> tuple[Tensor, RaggedLayout]:
         """Last hidden states of real tokens only, never padded again: see `edgeops.ragged.encode_packed`."""
-        refuse_call(self, self.call_reasons(attention_mask, {}, kwargs))  # type: ignore[arg-type]
-        parts = (input_ids, token_type_ids, position_ids, inputs_embeds)
-        if layout is not None or any(part is not None and not isinstance(part, Tensor) for part in parts):
-            x, padding = self._enter_rows(*parts, layout)
-        else:
-            x, padding = self._enter(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)  # type: ignore[arg-type]
-        x = run_blocks(x, self._blocks(), Pattern(padding.offsets, padding.max_len))
-        return x, padding.layout
+        return self.run_packed(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, layout, kwargs)
 
     def forward(
         self,
@@ -259,12 +170,9 @@ class BertAdapter(HuggingFaceAdapter):
             "encoder_attention_mask": encoder_attention_mask,
             "past_key_values": past_key_values,
         }
-        refuse_call(self, self.call_reasons(attention_mask, given, kwargs))  # type: ignore[arg-type]
-        selected = self.selected_states(kwargs)
-        collected: list[Tensor] | None = None if selected is False else []
-        x, padding = self._enter(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        x = run_blocks(x, self._blocks(), Pattern(padding.offsets, padding.max_len), collected)
-        last = padding.unpack(x)
+        x, padding, last, states = self.run_padded(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, given, kwargs
+        )
         from transformers import modeling_outputs
 
         if hasattr(self, "pooler"):
@@ -274,6 +182,6 @@ class BertAdapter(HuggingFaceAdapter):
             )
         else:
             output = modeling_outputs.BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=last)
-        if collected is not None:
-            output["hidden_states"] = unpacked_states(collected, padding, selected, last)
+        if states is not None:
+            output["hidden_states"] = states
         return finish(output, kwargs, self.config)

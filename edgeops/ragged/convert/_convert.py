@@ -11,9 +11,18 @@ from torch import nn
 
 from edgeops._common import describe, message
 from edgeops.ragged.convert._bert import BertAdapter
+from edgeops.ragged.convert._distilbert import DistilBertAdapter
 from edgeops.ragged.convert._swap import Converted, swap
+from edgeops.ragged.convert._torch import EncoderAdapter, EncoderLayerAdapter
+from edgeops.ragged.convert._vit import ViTAdapter
 
-ADAPTERS: tuple[type[Converted], ...] = (BertAdapter,)
+ADAPTERS: tuple[type[Converted], ...] = (
+    BertAdapter,
+    DistilBertAdapter,
+    ViTAdapter,
+    EncoderAdapter,
+    EncoderLayerAdapter,
+)
 """In order of preference; the first that recognises a module decides."""
 
 _SUPPORTED = "BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, Data2Vec-text, DistilBERT, ViT, nn.TransformerEncoder(Layer)"
@@ -59,7 +68,9 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     reasons = {name or "the model itself": list(adapter.why_not(module)) for name, module, adapter in found}
     refused = "".join(f"\n  {name}:" + "".join(f"\n    - {r}" for r in why) for name, why in reasons.items() if why)
     if refused:
-        raise NotImplementedError(message("convert", "cannot convert some modules", refused + "\n", "Fix or pad these."))
+        raise NotImplementedError(
+            message("convert", "cannot convert some modules", refused + "\n", "Fix or pad these.")
+        )
     if not inplace:
         model = _shared_copy(model)
         found = list(_candidates(model))

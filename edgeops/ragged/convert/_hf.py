@@ -25,7 +25,7 @@ def unknown_signature(model: nn.Module, expected: tuple[str, ...]) -> Iterator[s
     """A reason when the stock forward of this transformers release takes other arguments than those we bind."""
     names = tuple(inspect.signature(type(model).forward).parameters)[1:]
     if names != (*expected, "kwargs"):
-        yield f"its forward takes ({', '.join(names)}), not ({', '.join(expected)}): a transformers release we do not know"
+        yield f"its forward takes ({', '.join(names)}), not ({', '.join(expected)}): an unknown transformers release"
 
 
 class HuggingFaceAdapter(Converted):

@@ -17,30 +17,50 @@ class Padding:
     """The way between a padded batch `[B, L, ...]` and its packed rows `[T, ...]`.
 
     Attributes:
-        layout: the packed rows.
         offsets: int64 `[B + 1]` on the device of the batch.
         max_len: longest sequence.
         rows: int64 `[T]`, place of each token in the flattened batch; `None` when every position is a token, so that
             packing is a view.
         shape: `(B, L)` of the padded batch.
+        has_empty: whether some sequence has no token.
     """
 
-    __slots__ = ("has_empty", "layout", "max_len", "offsets", "rows", "shape")
+    __slots__ = ("_layout", "has_empty", "max_len", "offsets", "rows", "shape")
 
-    def __init__(self, layout: RaggedLayout, shape: tuple[int, int], rows: Tensor | None) -> None:
-        self.layout = layout
-        self.offsets = layout.offsets
-        self.max_len = layout.max_len
-        self.has_empty = 0 in layout.lengths
+    def __init__(self, shape: tuple[int, int], rows: Tensor | None, layout: RaggedLayout | None, device: torch.device):
+        self._layout = layout
         self.rows = rows
         self.shape = shape
+        if layout is None:  # no padding: nothing here needs the host, so a compiled graph goes through
+            self.offsets = torch.arange(shape[0] + 1, device=device) * shape[1]
+            self.max_len = shape[1]
+            self.has_empty = shape[1] == 0
+        else:
+            self.offsets = layout.offsets
+            self.max_len = layout.max_len
+            self.has_empty = 0 in layout.lengths
+
+    @property
+    def layout(self) -> RaggedLayout:
+        """The packed rows."""
+        if self._layout is None:
+            self._layout = RaggedLayout.from_lengths([self.shape[1]] * self.shape[0], self.offsets.device)
+        return self._layout
+
+    @property
+    def is_left_aligned(self) -> bool:
+        """Whether a token's place in its sequence is its column."""
+        return self._layout is None or self._layout.indices is None
 
     def pack(self, padded: Tensor) -> Tensor:
         """`[B, L, ...]` or a row `[1, L, ...]` that all sequences share, to `[T, ...]`."""
         if padded.shape[0] != self.shape[0]:
             padded = padded.expand(self.shape[0], *padded.shape[1:])
-        flat = padded.reshape(self.shape[0] * self.shape[1], *padded.shape[2:])
-        return flat if self.rows is None else flat.index_select(0, self.rows)
+        if self.rows is None:
+            return padded.reshape(self.shape[0] * self.shape[1], *padded.shape[2:])
+        if not padded.is_contiguous():  # a sequence-first batch, or one row for all: read it where it lies
+            return padded[self.rows.div(self.shape[1], rounding_mode="floor"), self.rows.remainder(self.shape[1])]
+        return padded.flatten(0, 1).index_select(0, self.rows)
 
     def unpack(self, values: Tensor) -> Tensor:
         """`[T, ...]` to `[B, L, ...]`, zeros where the batch has padding."""
@@ -65,28 +85,27 @@ class Padding:
         return values.index_select(0, starts.clamp(max=values.shape[0] - 1)).masked_fill(empty[:, None], 0.0)
 
 
-@torch.compiler.disable
 def padding_from_mask(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Padding:
     """From a `[B, L]` mask with nonzero = token, or `None` for all tokens."""
-    batch, length = shape
-    if mask is None:
-        return Padding(RaggedLayout.from_lengths([length] * batch, device), shape, None)
-    if mask.is_floating_point():
-        mask = mask != 0
-    layout = RaggedLayout.from_padding_mask(mask)
-    if layout.total == batch * length:
-        return Padding(layout, shape, None)
+    return Padding(shape, None, None, device) if mask is None else _read_mask(mask, shape, device)
+
+
+@torch.compiler.disable
+def _read_mask(mask: Tensor, shape: tuple[int, int], device: torch.device) -> Padding:
+    layout = RaggedLayout.from_padding_mask(mask if not mask.is_floating_point() else mask != 0)
+    if layout.total == shape[0] * shape[1]:
+        return Padding(shape, None, layout, device)
     rows = layout.indices
     if rows is None:
-        rows = layout.sequence_ids * length + layout.positions
-    return Padding(layout, shape, rows)
+        rows = layout.sequence_ids * shape[1] + layout.positions
+    return Padding(shape, rows.to(device), layout.to(device), device)
 
 
 def padding_from_layout(layout: RaggedLayout) -> Padding:
     """For rows that are packed already; the padded batch, if asked for, is as wide as the longest sequence."""
     shape = (layout.num_sequences, layout.max_len)
     rows = None if layout.total == shape[0] * shape[1] else layout.sequence_ids * shape[1] + layout.positions
-    return Padding(layout, shape, rows)
+    return Padding(shape, rows, layout, layout.device)
 
 
 def packed_rows(who: str, sequences: Sequence[Tensor]) -> tuple[Tensor, RaggedLayout]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 Linears = tuple[nn.Module, nn.Module, nn.Module]
 
@@ -27,8 +28,10 @@ class FusedWeights(NamedTuple):
 
 
 def is_plain_linear(module: nn.Module) -> bool:
-    """An `nn.Linear` whose call does nothing but `F.linear`: no subclass, no hooks."""
-    return type(module) is nn.Linear and not (module._forward_hooks or module._forward_pre_hooks)
+    """An `nn.Linear` whose call does nothing but `F.linear`: no subclass of the user's, no hooks."""
+    return type(module) in (nn.Linear, NonDynamicallyQuantizableLinear) and not (
+        module._forward_hooks or module._forward_pre_hooks
+    )
 
 
 def _join(parts: list[nn.Parameter]) -> Tensor | None:

@@ -128,8 +128,10 @@ def _linear_add(x: Tensor, linear: nn.Module, dropout: nn.Module | None, residua
 def _attend(x: Tensor, block: Block, pattern: Pattern) -> Tensor:
     q, k, v = block.project(x)
     offsets, longest = pattern.offsets, pattern.max_len
+    # a graph with gradients may not hand one tensor twice to an autograd function
+    keys = offsets.view(-1) if torch.compiler.is_compiling() else offsets
     y = ragged_attention(
-        q, k, v, offsets, offsets, longest, longest, scale=block.scale, causal=pattern.causal, bias=pattern.bias
+        q, k, v, offsets, keys, longest, longest, scale=block.scale, causal=pattern.causal, bias=pattern.bias
     )
     return y.flatten(1)
 
