@@ -5,7 +5,8 @@
     python -m bench.check all            # every item
     python -m bench.check C5 --records bench/results/X.jsonl   # judge a finished run
 
-Items and bounds are the table in `bench/targets.py`. Each figure gets a line, each item a verdict. Exit code 0: all met.
+Items and bounds are the table in `bench/targets.py`. Each figure gets a line, each item a verdict. Exit code 0 means
+that all are met.
 """
 
 from __future__ import annotations

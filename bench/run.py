@@ -117,6 +117,7 @@ def measure_case(
         method = "cuda" if settings.device.startswith("cuda") else "allocator"
         peaks = {n: perf.peak_memory(c.run, method=method).bytes for n, c in chosen.items() if settings.memory}
     roof = roof_work / seen[ROOF].median / 1e9
+    own_work = built.bytes if built.flops is None else built.flops
     run = uuid.uuid4().hex[:12]
     records = []
     for name, candidate in chosen.items():
@@ -125,6 +126,7 @@ def measure_case(
             notes["synthetic"] = True
         if candidate.note:
             notes["tuned"] = candidate.note
+        share = own_work and own_work / roof_work * perf.paired_ratio(seen[ROOF], seen[name]).median
         record = perf.Record(
             workload=workload.name,
             case=case.name,
@@ -138,7 +140,8 @@ def measure_case(
             flops=built.flops,
             bytes=built.bytes,
             roof_gflops=None if built.flops is None else roof,
-            roof_gbps=roof if built.flops is None else None,
+            roof_gbps=roof if built.flops is None and built.bytes is not None else None,
+            paired_roof_share=share,
             peak_memory=peaks.get(name),
             notes=notes,
         )

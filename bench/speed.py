@@ -96,7 +96,7 @@ def two_threads(groups: Sequence[Group]) -> Figures:
 
 @dataclass(frozen=True)
 class SpeedItem:
-    """How an item is measured: the workload, the rounds it needs, and its figures from the records (none if incomplete)."""
+    """How an item is measured: its workload, the rounds it needs, its figures from records (none if incomplete)."""
 
     workload: str
     rounds: int

@@ -51,6 +51,7 @@ class Record:
         bytes: useful bytes moved by a call, or `None`.
         roof_gflops: sgemm rate measured in the same run on the same clock, GFLOP/s, or `None`.
         roof_gbps: rate of a copy that moves as many bytes, measured in the same run on the same clock, GB/s, or `None`.
+        paired_roof_share: median over the rounds of own rate / roof rate of the same round, or `None`.
         peak_memory: bytes above the level before the call, or `None`.
         notes: further figures or remarks by name, JSON values only.
         time: when, UTC, ISO 8601.
@@ -77,6 +78,7 @@ class Record:
     bytes: float | None = None
     roof_gflops: float | None = None
     roof_gbps: float | None = None
+    paired_roof_share: float | None = None
     peak_memory: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     time: str = field(default_factory=_now)
@@ -89,7 +91,7 @@ class Record:
         for name in ("workload", "case", "candidate", "source", "dtype"):
             if not getattr(self, name):
                 raise ValueError(f"Record: {name} must not be empty; got {getattr(self, name)!r}. Name it.")
-        for name in ("flops", "bytes", "roof_gflops", "roof_gbps"):
+        for name in ("flops", "bytes", "roof_gflops", "roof_gbps", "paired_roof_share"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(
@@ -127,7 +129,12 @@ class Record:
 
     @property
     def roof_share(self) -> float | None:
-        """Share of the roof of the same run: of sgemm where flops are known, of a copy where only bytes are."""
+        """Share of the roof of the same run: of sgemm where flops are known, of a copy where only bytes are.
+
+        The median over the rounds where `paired_roof_share` holds it, else a quotient of medians.
+        """
+        if self.paired_roof_share is not None:
+            return self.paired_roof_share
         if self.gflops is not None:
             return None if self.roof_gflops is None else self.gflops / self.roof_gflops
         return None if self.gbps is None or self.roof_gbps is None else self.gbps / self.roof_gbps
