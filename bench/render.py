@@ -89,7 +89,7 @@ def footer(found: Sequence[Group]) -> str:
     where = env.gpu if record.samples.clock == "cuda" else f"{env.cpu} ({env.isa}), {env.threads} thread(s)"
     return (
         f"{where}, torch {env.torch}, commit {', '.join(commits)}{' with changes' if env.dirty else ''}; {clock}, "
-        f"{'/'.join(map(str, rounds))} interleaved rounds, ratios (peer's time / ours) pair by pair as median [quartiles]. "
+        f"{'/'.join(map(str, rounds))} interleaved rounds; peer's time / ours pair by pair, median [quartiles]. "
         f"Reproduce: `python -m bench.run --op {record.workload}`"
     )
 

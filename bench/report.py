@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def _names(found: Sequence[table.Group], entry: registry.Workload) -> list[str]:
+    """The candidates with the baseline last, so that leaving it out keeps everybody's colour."""
+    return sorted(found[0].records, key=lambda name: name == entry.baseline)
+
+
 def _speed(found: Sequence[table.Group], entry: registry.Workload) -> Figure:
     """Speed of every candidate against the baseline, with quartiles."""
-    names = list(found[0].records)
+    names = _names(found, entry)
     ratios = {n: [g.ratio(entry.baseline, n) if n in g.records else None for g in found] for n in names}
     rounds = len(found[0].any.samples.seconds)
     return plots.bars(
@@ -43,9 +48,9 @@ def _speed(found: Sequence[table.Group], entry: registry.Workload) -> Figure:
     )
 
 
-def _rate(found: Sequence[table.Group]) -> Figure:
+def _rate(found: Sequence[table.Group], entry: registry.Workload) -> Figure:
     """Share of the roof of every candidate."""
-    names = list(found[0].records)
+    names = _names(found, entry)
     return plots.bars(
         [group.case for group in found],
         {n: [100 * (g.records[n].roof_share or 0.0) if n in g.records else None for g in found] for n in names},
@@ -58,7 +63,7 @@ def _rate(found: Sequence[table.Group]) -> Figure:
 def _fill(section: Section, found: Sequence[table.Group], entry: registry.Workload) -> None:
     section.text(footer(found)).figure(_speed(found, entry))
     if found[0].any.roof_share is not None:
-        section.figure(_rate(found))
+        section.figure(_rate(found, entry))
     section.table(table.COLUMNS, [row for group in found for row in table.rows(group)])
 
 

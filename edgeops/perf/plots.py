@@ -39,7 +39,7 @@ def _new(title: str, xlabel: str, ylabel: str, size: tuple[float, float]) -> tup
     figure.patch.set_alpha(0.0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0.0)
-    axes.set_title(title, color=INK, fontsize=11, fontweight="bold", loc="left", pad=10)
+    axes.set_title(title, color=INK, fontsize=11, fontweight="bold", loc="left", pad=20)
     axes.set_xlabel(xlabel, color=INK, fontsize=9)
     axes.set_ylabel(ylabel, color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=8, length=3, which="both")
@@ -65,8 +65,8 @@ def _finish(figure: Figure, axes: Axes, levels: Mapping[str, float] | None, note
             text.set_color(INK)
     if note:
         axes.annotate(
-            note, (1.0, 1.0), xytext=(0, 4), xycoords="axes fraction", textcoords="offset points",
-            ha="right", va="bottom", fontsize=7.5, color=INK,
+            note, (0.0, 1.0), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points",
+            ha="left", va="bottom", fontsize=7.5, color=INK,
         )  # fmt: skip
     return figure
 
@@ -103,7 +103,7 @@ def histogram(
         title, xlabel, ylabel: texts; give the unit in the label.
         bins: number of bins (>= 1) or their edges.
         marks: name -> x of vertical lines, such as a mean and a maximum.
-        note: small text at the upper right, such as the sample count; default: the counts.
+        note: small text under the title, such as the sample count; default: the counts.
         size: inches.
 
     Raises:
@@ -153,7 +153,7 @@ def lines(
         log_x, log_y: logarithmic axes, base 2 and 10.
         from_zero: start a linear y axis at zero, so that heights compare.
         markers: draw the points.
-        note: small text at the upper right, such as the sample count.
+        note: small text under the title, such as the sample count.
         size: inches.
 
     Raises:
@@ -206,7 +206,7 @@ def bars(
         whiskers: name of a series -> `(low, high)` per category, in the unit of the heights.
         levels: name -> y of a horizontal line: the baseline of a ratio, a roof.
         values: write each height on its bar; default: where there are at most 16 bars.
-        note: small text at the upper right, such as `"9 interleaved rounds, median and quartiles"`.
+        note: small text under the title, such as `"9 interleaved rounds, median and quartiles"`.
         size: inches; default grows with the number of bars.
 
     Raises:
@@ -242,8 +242,10 @@ def bars(
                               ha="center", va="bottom", fontsize=7.5, color=INK)  # fmt: skip
     axes.set_xticks(range(len(categories)), categories)
     axes.tick_params(axis="x", length=0)
-    axes.margins(y=0.14)
-    axes.set_ylim(bottom=0)
+    ends = [span[1] for spans in (whiskers or {}).values() for span in spans if span is not None]
+    heights_shown = [h for heights in series.values() for h in heights if h is not None]
+    top = max([*heights_shown, *ends, *(levels or {}).values()], default=1.0)
+    axes.set_ylim(0, 1.12 * top if top > 0 else 1.0)
     return _finish(figure, axes, levels, note)
 
 
