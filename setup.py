@@ -38,7 +38,7 @@ SANITIZE = os.environ.get("EDGEOPS_SANITIZE") == "1"
 TARGET = "0x020b000000000000"  # torch 2.11: the oldest release whose stable ABI has all that is used here
 
 # No -ffast-math anywhere: linked into a library it switches off denormals for the whole process.
-FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", f"-fmacro-prefix-map={ROOT}/=", "-fvisibility=hidden"]
+FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", f"-fmacro-prefix-map={ROOT}/=", "-fvisibility=hidden"]
 LINK = []
 if SANITIZE:
     FLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]

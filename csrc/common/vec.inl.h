@@ -146,10 +146,10 @@ EDGEOPS_INLINE Lanes<float>::V vlog2(Lanes<float>::V x) {
   // log2(m) = 2/ln(2) * atanh(z), z = (m - 1) / (m + 1), |z| < 0.172
   const V z = (m - 1.0f) / (m + 1.0f);
   const V z2 = z * z;
-  V y = vset<float>(0.41219858f);
-  y = y * z2 + 0.57707802f;
-  y = y * z2 + 0.96179669f;
-  y = y * z2 + 2.8853901f;
+  V y = vset<float>(0.43171770f);
+  y = y * z2 + 0.57671519f;
+  y = y * z2 + 0.96179884f;
+  y = y * z2 + 2.88539008f;
   return y * z + __builtin_convertvector(exponent, V);
 }
 

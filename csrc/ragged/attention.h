@@ -29,7 +29,8 @@ struct AttentionPiece {
 };
 
 constexpr int64_t kKeyTile = 512; // keys whose scores are held at once: one exact softmax for sequences up to this
-constexpr int64_t kRowBlock = 16; // query rows that share a pass over the packed keys
+constexpr int64_t kRowBlock = 18; // query rows that share a pass over the packed keys
+constexpr int64_t kRowSlots = 32; // the same in whole vectors of any instruction set
 constexpr int64_t kScoreStride = kKeyTile + 16; // rows of the score block start in different cache sets
 
 // Bytes of scratch a piece needs, and the kernel.

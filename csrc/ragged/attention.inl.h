@@ -207,7 +207,7 @@ static void pack_values(const T* src, int64_t ld, int64_t keys, int64_t dim, T* 
   }
 }
 
-// State of the running softmax for a block of rows; arrays are filled up to kRowBlock.
+// State of the running softmax for a block of rows; arrays have kRowSlots elements.
 template <class T>
 struct RowState {
   T *top, *sum, *factor; // maximum so far, sum of exponentials so far, what earlier results are multiplied with
@@ -219,8 +219,9 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   const T none = -__builtin_inf();
-  V fold[kRowBlock];
-  alignas(64) T folded[kRowBlock];
+  V fold[kRowSlots];
+  alignas(64) T folded[kRowSlots];
+  const int groups = static_cast<int>(round_up(rows, 8));
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = s + r * kScoreStride;
     V m0 = vload<T>(row + from), m1 = m0;
@@ -234,11 +235,11 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
     }
     fold[r] = vmax<T>(m0, m1);
   }
-  for (int64_t r = rows; r < kRowBlock; ++r) {
+  for (int64_t r = rows; r < groups; ++r) {
     fold[r] = V{};
   }
-  fold_lanes<T, true>(fold, kRowBlock, folded);
-  for (int64_t r = 0; r < kRowBlock; r += n) {
+  fold_lanes<T, true>(fold, groups, folded);
+  for (int64_t r = 0; r < rows; r += n) {
     const V top = vload<T>(state.top + r);
     const V best = vmax<T>(top, vload<T>(folded + r));
     const V base = best == vset<T>(none) ? V{} : best;
@@ -266,19 +267,19 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
     }
     fold[r] = s0 + s1;
   }
-  fold_lanes<T, false>(fold, kRowBlock, folded);
-  for (int64_t r = 0; r < kRowBlock; r += n) {
+  fold_lanes<T, false>(fold, groups, folded);
+  for (int64_t r = 0; r < rows; r += n) {
     vstore<T>(state.sum + r, vload<T>(state.sum + r) * vload<T>(state.factor + r) + vload<T>(folded + r));
   }
 }
 
 // inverse[r] = 1 / sum, and lse in natural units; 0 and -inf for rows that saw no key.
 template <class T>
-EDGEOPS_INLINE void finish_rows(RowState<T> state, T* inverse, T* lse) {
+EDGEOPS_INLINE void finish_rows(int64_t rows, RowState<T> state, T* inverse, T* lse) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   const V none = vset<T>(T(-__builtin_inf()));
-  for (int64_t r = 0; r < kRowBlock; r += n) {
+  for (int64_t r = 0; r < rows; r += n) {
     const V top = vload<T>(state.top + r), sum = vload<T>(state.sum + r);
     vstore<T>(inverse + r, top == none ? V{} : T(1) / sum);
     vstore<T>(lse + r, top == none ? none : (top + vlog2(sum)) * T(kLn2));
@@ -287,7 +288,7 @@ EDGEOPS_INLINE void finish_rows(RowState<T> state, T* inverse, T* lse) {
 
 template <class T>
 EDGEOPS_INLINE void start_rows(RowState<T> state) {
-  for (int64_t r = 0; r < kRowBlock; ++r) {
+  for (int64_t r = 0; r < kRowSlots; ++r) {
     state.top[r] = -__builtin_inf();
     state.sum[r] = 0;
   }
@@ -330,7 +331,7 @@ static int64_t attention_layout(const AttentionCall& c, const AttentionPiece& p,
   const int64_t lk = c.cu_k[p.seq + 1] - c.cu_k[p.seq];
   const int64_t tile = lk < kKeyTile ? lk : kKeyTile;
   const int64_t blocks = lk > kKeyTile ? (p.q_end - p.q_begin + kRowBlock - 1) / kRowBlock * (c.heads / c.kv_heads) : 1;
-  const int64_t held = blocks * kRowBlock; // rows whose running results are kept between key tiles
+  const int64_t held = blocks * kRowSlots; // rows whose running results are kept between key tiles
   char* at = base;
   b.keys = take<T>(at, round_up(tile, Panel<T>::n) * c.dim);
   b.values = take<T>(at, tile * round_up(c.dim_v, Panel<T>::n));
@@ -454,9 +455,9 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
   const bool tiled = lk > kKeyTile;
   const T scale = static_cast<T>(c.scale * kLog2e);
   // so few values, used by so few rows, are read in place: a packed copy costs more than it saves
-  const bool values_in_place = same && c.dim_v % w == 0 && lk <= kRowBlock && row_blocks * group == 1;
+  const bool values_in_place = same && c.dim_v % w == 0 && lk <= 16 && row_blocks * group == 1;
   const bool out_in_place = same && c.dim_v % w == 0 && !tiled;
-  alignas(64) T factor[kRowBlock], inverse[kRowBlock], lse[kRowBlock];
+  alignas(64) T factor[kRowSlots], inverse[kRowSlots], lse[kRowSlots];
 
   for (int64_t hk = p.h_begin; hk < p.h_end; ++hk) {
     for (int64_t t0 = 0; t0 == 0 || t0 < lk; t0 += kKeyTile) {
@@ -484,7 +485,7 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
         for (int64_t block = 0; block < row_blocks; ++block) {
           const int64_t i0 = p.q_begin + block * kRowBlock;
           const int64_t rows = p.q_end - i0 < kRowBlock ? p.q_end - i0 : kRowBlock;
-          const int64_t slot = tiled ? (g * row_blocks + block) * kRowBlock : 0;
+          const int64_t slot = tiled ? (g * row_blocks + block) * kRowSlots : 0;
           const RowState<T> state{b.top + slot, b.sum + slot, factor};
           const int64_t at = (q0 + i0) * c.heads + h; // first row of the block in out and lse
           T* out = out_in_place ? static_cast<T*>(c.out) + at * c.dim_v : b.out + slot * dv_pad;
@@ -515,7 +516,7 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
             softmax_block<T>(rows, b.scores, from, to, state);
           }
           if (last) {
-            finish_rows<T>(state, inverse, lse);
+            finish_rows<T>(rows, state, inverse, lse);
           }
           if (first < end && !tiled) {
             for (int64_t d = 0; d < c.dim_v; d += w) {
