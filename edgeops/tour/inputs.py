@@ -60,8 +60,9 @@ def sample_in_order(items: Sequence[str], count: int, seed: int) -> list[str]:
     Raises:
         ValueError: more asked for than there are.
 
-    >>> sample_in_order(["a", "b", "c", "d"], 2, seed=3)
-    ['b', 'd']
+    >>> drawn = sample_in_order(["a", "b", "c", "d"], 3, seed=0)
+    >>> len(set(drawn)), drawn == sorted(drawn)
+    (3, True)
     """
     if not 0 <= count <= len(items):
         raise ValueError(

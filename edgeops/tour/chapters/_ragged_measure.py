@@ -10,8 +10,17 @@ from typing import Any
 from edgeops._common import message
 from edgeops.perf import Record, Samples, capture, interleave, paired_ratio, peak_memory, sgemm_work
 from edgeops.tour.chapter import Check, Context
+from edgeops.tour.sentences import (
+    Batch,
+    Embed,
+    PackedLoop,
+    in_order,
+    make_batches,
+    padded_embed,
+    restored,
+    useful_flops,
+)
 
-from ._ragged_peers import Batch, Embed, PackedLoop, in_order, make_batches, padded_embed, restored, useful_flops
 from ._ragged_report import MAIN, NAMES, OURS, PACKED, SORTED, STOCK
 
 TOLERANCE = 1e-5
@@ -154,7 +163,8 @@ class Measurement:
     def records(self, measured: Measured, peaks: Mapping[str, int]) -> list[Record]:
         """One record per candidate; ratios against the stock model, and against sorting in the notes."""
         config, environment = self.inputs.model.config, capture()
-        roof = sgemm_work()[1] / measured.samples[ROOF].median / 1e9
+        roof_flops, roof = sgemm_work()[1], measured.samples[ROOF]
+        flops = useful_flops(measured.lengths, config)
         first = Record(
             workload="sentence embeddings",
             case=measured.case,
@@ -173,8 +183,8 @@ class Measurement:
             dtype=str(self.inputs.model.dtype).removeprefix("torch."),
             environment=environment,
             samples=measured.samples[STOCK],
-            flops=useful_flops(measured.lengths, config),
-            roof_gflops=roof,
+            flops=flops,
+            roof_gflops=roof_flops / roof.median / 1e9,
         )
         records = []
         for name in (n for n in NAMES if n in measured.samples):
@@ -182,7 +192,14 @@ class Measurement:
             notes: dict[str, Any] = {"sentences_per_second": len(measured.lengths) / samples.median}
             if SORTED in measured.samples:
                 notes["ratio_to_sorted"] = asdict(paired_ratio(measured.samples[SORTED], samples))
-            record = replace(first, candidate=name, samples=samples, peak_memory=peaks.get(name), notes=notes)
+            record = replace(
+                first,
+                candidate=name,
+                samples=samples,
+                paired_roof_share=flops / roof_flops * paired_ratio(roof, samples).median,
+                peak_memory=peaks.get(name),
+                notes=notes,
+            )
             records.append(record if name == STOCK else record.against(STOCK, measured.samples[STOCK]))
         return records
 
@@ -192,7 +209,6 @@ class Measurement:
             STOCK: sum(b.input_ids.numel() for b in self.batches),
             SORTED: sum(b.input_ids.numel() for b in self.sorted_batches),
         }
-        roof = sgemm_work()[1] / main.samples[ROOF].median / 1e9
         return {
             "lengths": self.inputs.lengths,
             "padded_tokens": padded,
@@ -200,7 +216,6 @@ class Measurement:
             "rounds": self.plan.rounds,
             "point_rounds": self.point_rounds,
             "clock": self.clock,
-            "roof_gflops": roof,
             "points": points,
             "predicted": _predict(self.inputs),
         }

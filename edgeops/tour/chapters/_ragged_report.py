@@ -132,7 +132,7 @@ def _roof_bars(records: Sequence[Record], facts: Any) -> Figure:
         whiskers={"useful GFLOP/s": list(spans.values())},
         title="How much of the machine does useful work",
         ylabel="GFLOP/s on real tokens",
-        levels={"sgemm roof, same run": facts["roof_gflops"]},
+        levels={"sgemm roof, same run": next(iter(main.values())).roof_gflops or 0.0},
         note=f"{facts['rounds']} interleaved rounds, median and quartiles",
         size=SIZE,
     )
@@ -155,7 +155,7 @@ def present(result: ChapterResult, section: Section) -> None:
         f"Mean pooling and normalisation included, tokenisation not. Ratios are taken pair by pair in one interleaved "
         f"run of {facts['rounds']} rounds (median and quartiles, {facts['clock']} clock, "
         f"{main.environment.threads} threads). Share of roof: useful operations on real tokens only, over the "
-        f"{facts['roof_gflops']:.0f} GFLOP/s that a 1024 x 1024 product reached in the same rounds. Peak memory: "
+        f"{main.roof_gflops:.0f} GFLOP/s that a 1024 x 1024 product reached in the same rounds. Peak memory: "
         "the most expensive batch, weights not counted.",
     )
     section.figure(_histogram(facts), "Every sentence left of the second line pays for tokens that it does not have.")

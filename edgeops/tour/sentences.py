@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to embed a list of sentences that the ragged chapter compares.
+"""Ways to embed a list of sentences with a BERT: padded, sorted, and packed by hand.
 
 All of them take the same padded batches and return mean-pooled, L2-normalised rows in the caller's order, so that only
 the treatment of padding differs. Building the padded batches belongs to tokenisation and is not part of what is timed.
