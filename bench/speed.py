@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
 from bench.ragged import attention, encoder_layer, layout, minilm, threads
 from bench.table import Group
@@ -26,15 +27,15 @@ def _roof(group: Group, candidate: str) -> float:
     return float("nan") if share is None else share
 
 
-def _complete(groups: Groups, needed: Sequence[str]) -> bool:
-    return all(name in groups for name in needed)
+def _complete(groups: Groups, needed: Sequence[str], candidates: Sequence[str]) -> bool:
+    return all(name in groups and set(candidates) <= set(groups[name].records) for name in needed)
 
 
 def attention_core(groups: Groups) -> Figures:
     """C5."""
-    if not _complete(groups, LISTS):
-        return {}
     ours = attention.OURS
+    if not _complete(groups, LISTS, (ours, attention.LOOP, attention.PADDED)):
+        return {}
     loop = {name: groups[name].ratio(attention.LOOP, ours).median for name in LISTS}
     padded = {name: groups[name].ratio(attention.PADDED, ours).median for name in LISTS}
     figures = {
@@ -51,9 +52,9 @@ def attention_core(groups: Groups) -> Figures:
 
 def encoder(groups: Groups) -> Figures:
     """C7."""
-    if not _complete(groups, LISTS):
-        return {}
     ours = encoder_layer.OURS
+    if not _complete(groups, LISTS, (ours, encoder_layer.LOOP, encoder_layer.PADDED)):
+        return {}
     loop = {name: groups[name].ratio(encoder_layer.LOOP, ours).median for name in LISTS}
     padded = [groups[name].ratio(encoder_layer.PADDED, ours).median for name in LISTS]
     return {
@@ -66,9 +67,10 @@ def encoder(groups: Groups) -> Figures:
 
 def sentence_encoder(groups: Groups) -> Figures:
     """C9."""
-    if not _complete(groups, ("STS-B",)):
+    ours = minilm.OURS
+    if not _complete(groups, ("STS-B",), (ours, minilm.PADDED, minilm.SORTED)):
         return {}
-    group, ours = groups["STS-B"], minilm.OURS
+    group = groups["STS-B"]
     worst = [one.records[ours].notes["max_abs_error"] for one in groups.values()]
     return {
         "STS-B over padded, file order": group.ratio(minilm.PADDED, ours).median,
@@ -79,7 +81,7 @@ def sentence_encoder(groups: Groups) -> Figures:
 
 def layout_cost(groups: Groups) -> Figures:
     """C14."""
-    if not _complete(groups, LISTS):
+    if not _complete(groups, LISTS, (layout.OURS, layout.LAYER)):
         return {}
     share = {name: 1 / groups[name].ratio(layout.LAYER, layout.OURS).median for name in LISTS}
     return {
@@ -90,8 +92,10 @@ def layout_cost(groups: Groups) -> Figures:
 
 def two_threads(groups: Sequence[Group]) -> Figures:
     """C15, over all cases of the workload."""
-    ratios = [group.ratio(threads.ONE, threads.TWO).median for group in groups]
-    return {"worst speed-up of 2 threads over 1": min(ratios)} if len(ratios) > len(LISTS) else {}
+    needed = registry.workload("ragged_attention_threads").cases("full")
+    if not _complete({g.case: g for g in groups}, [case.name for case in needed], (threads.ONE, threads.TWO)):
+        return {}
+    return {"worst speed-up of 2 threads over 1": min(g.ratio(threads.ONE, threads.TWO).median for g in groups)}
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import copy
 import torch
 from torch import Tensor
 
-from bench.ragged._ours import convert
 from bench.ragged.attention import list_cases
 from bench.ragged.encoder_layer import make_layer, padded_input
 from bench.registry import Built, Candidate, Case, Workload
+from edgeops.ragged.convert import convert
 from edgeops.ragged.layout import RaggedLayout
 
 OURS, FROM_LENGTHS, LAYER = "edgeops, from mask", "edgeops, from lengths", "one encoder layer, edgeops"

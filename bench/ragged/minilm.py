@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.inputs import Sentences, stsb_sentences, verses
-from bench.ragged._ours import convert
 from bench.ragged.attention import clock_for, fastest
 from bench.registry import Built, Candidate, Case, Unavailable, Workload
+from edgeops.ragged.convert import convert
 
 BATCH = 32
 OURS, PADDED, SORTED, LOOP = "edgeops", "padded, file order", "padded, sorted", "packed + sdpa loop"
