@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/output.h"
 #include "../common/partition.h"
 #include "attention_isa.h"
 #include "offsets.h"
@@ -23,25 +24,8 @@ using torch::stable::Tensor;
 
 constexpr const char* kWho = "ragged_attention";
 
-std::optional<Storage> storage_of(ScalarType type) {
-  switch (type) {
-    case ScalarType::Float:
-      return Storage::f32;
-    case ScalarType::Double:
-      return Storage::f64;
-    case ScalarType::Half:
-      return Storage::f16;
-    case ScalarType::BFloat16:
-      return Storage::bf16;
-    default:
-      return std::nullopt;
-  }
-}
-
 void check_shapes(const Tensor& q, const Tensor& k, const Tensor& v) {
-  EDGEOPS_CHECK(
-      storage_of(q.scalar_type()).has_value(), TypeError, kWho, "q must be float32, float64, float16 or bfloat16",
-      dtype_of(q), "Cast it, for example with .float().");
+  require_storage(q, kWho, "q");
   EDGEOPS_CHECK(
       k.scalar_type() == q.scalar_type() && v.scalar_type() == q.scalar_type(), TypeError, kWho,
       "q, k and v must have one dtype", dtype_of(q) + ", " + dtype_of(k) + ", " + dtype_of(v), "Cast k and v to q's.");
@@ -177,10 +161,10 @@ std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
       std::to_string(sequences) + " and " + std::to_string(starts_k.size() - 1), "Build both from one batch.");
   const Tensor q = dense_rows(q_in), k = dense_rows(k_in), v = dense_rows(v_in);
   const Storage storage = *storage_of(q.scalar_type());
-  const auto lse_type = storage == Storage::f64 ? ScalarType::Double : ScalarType::Float;
+  const auto lse_type = compute_type(storage);
 
-  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), v.size(2)});
-  Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, lse_type);
+  Tensor out = new_output(q, {q.size(0), q.size(1), v.size(2)});
+  Tensor lse = new_output(q, {q.size(0), q.size(1)}, lse_type);
   AttentionCall c{};
   if (bias.has_value()) {
     check_bias(*bias, q, sequences, longest(starts_q), longest(starts_k));

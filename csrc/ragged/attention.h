@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace edgeops::ragged {
+#include "../common/storage.h"
 
-enum class Storage : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
+namespace edgeops::ragged {
 
 // One op call. Strides count elements; the last dimension of q, k, v is dense.
 struct AttentionCall {
