@@ -40,7 +40,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     )
     for index, name in enumerate(columns):
         figures = bool(cells) and all(row[index][:1].isdigit() or not row[index] for row in cells)
-        made.add_column(escape(name), justify="right" if figures else "left", overflow="fold")
+        made.add_column(escape(name), justify="right" if figures else "left", overflow="fold", no_wrap=index == 0)
     for row in cells:
         made.add_row(*map(escape, row))
     return made

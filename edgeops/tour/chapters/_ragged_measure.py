@@ -205,13 +205,13 @@ class Measurement:
 
     def facts(self, main: Measured, points: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
         """What the report's figures are drawn from."""
-        padded = {
-            STOCK: sum(b.input_ids.numel() for b in self.batches),
-            SORTED: sum(b.input_ids.numel() for b in self.sorted_batches),
+        computed = {
+            name: [b.input_ids.shape[1] for b in batches for _ in b.lengths]
+            for name, batches in ((STOCK, self.batches), (SORTED, self.sorted_batches))
         }
         return {
             "lengths": self.inputs.lengths,
-            "padded_tokens": padded,
+            "computed": computed,
             "batch": self.plan.batch,
             "rounds": self.plan.rounds,
             "point_rounds": self.point_rounds,

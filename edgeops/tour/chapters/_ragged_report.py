@@ -38,7 +38,7 @@ def _to_sorted(record: Record) -> Ratio | None:
 
 def table(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """The chapter's table for a terminal: every candidate on all sentences, medians."""
-    columns = ("how", "sentences/s", "vs padded", "vs sorted", "of roof", "peak memory")
+    columns = ("how", "sentences/s", "vs padded", "vs sorted", "of roof", "memory")
     rows = []
     for r in records:
         if r.case == MAIN:
@@ -58,14 +58,11 @@ def table(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[tuple[str, 
 
 def _wide(records: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The same with quartiles, for the page."""
-    columns = (
-        "how", "sentences/s", "ms per batch", "against padded", "against sorted", "share of roof", "peak memory"
-    )  # fmt: skip
+    columns = ("how", "sentences/s", "against padded", "against sorted", "share of roof", "peak memory")
     rows: list[tuple[str, ...]] = [
         (
             r.candidate,
             f"{r.notes['sentences_per_second']:.1f}",
-            f"{1e3 * r.median * r.shapes['batch'] / r.shapes['sentences']:.1f}",
             str(r.ratio or "1.00x"),
             str(_to_sorted(r) or "1.00x"),
             _percent(r.roof_share),
@@ -94,14 +91,15 @@ def _limits(records: Sequence[Record]) -> list[tuple[str, ...]]:
 def _histogram(facts: Any) -> Figure:
     from edgeops.perf.plots import histogram
 
-    lengths, padded = facts["lengths"], facts["padded_tokens"]
-    count = len(lengths)
+    real, computed = facts["lengths"], facts["computed"][STOCK]
     return histogram(
-        lengths,
-        title="What the batches hold",
-        xlabel="tokens in a sentence",
+        {"real tokens": real, "computed when padded": computed},
+        title="What a sentence has, and what is computed for it",
+        xlabel="tokens per sentence",
         ylabel="share of sentences, %",
-        marks={"mean, real": sum(lengths) / count, "mean, padded": padded[STOCK] / count},
+        bins=30,
+        marks={"mean, real": sum(real) / len(real), "mean, computed": sum(computed) / len(computed)},
+        note=f"{len(real):,} sentences, batches of {facts['batch']}",
         size=SIZE,
     )
 
@@ -142,8 +140,9 @@ def present(result: ChapterResult, section: Section) -> None:
     """Write the chapter into `section`."""
     facts, records = result.facts, result.records
     main = next(r for r in records if r.case == MAIN)
-    lengths, padded = facts["lengths"], facts["padded_tokens"]
+    lengths = facts["lengths"]
     tokens = sum(lengths)
+    padded = {name: sum(computed) for name, computed in facts["computed"].items()}
     waste = {name: 1 - tokens / count for name, count in padded.items()}
     section.text(
         f"Sentence embeddings of {main.source}: {tokens:,} real tokens, {min(lengths)} to {max(lengths)} a sentence. "
@@ -152,13 +151,18 @@ def present(result: ChapterResult, section: Section) -> None:
     )
     section.table(
         *_wide(records),
-        f"Mean pooling and normalisation included, tokenisation not. Ratios are taken pair by pair in one interleaved "
-        f"run of {facts['rounds']} rounds (median and quartiles, {facts['clock']} clock, "
-        f"{main.environment.threads} threads). Share of roof: useful operations on real tokens only, over the "
-        f"{main.roof_gflops:.0f} GFLOP/s that a 1024 x 1024 product reached in the same rounds. Peak memory: "
-        "the most expensive batch, weights not counted.",
+        f"Medians and quartiles of {facts['rounds']} rounds, {facts['clock']} clock, {main.environment.threads} "
+        f"thread{'s' if main.environment.threads > 1 else ''}.",
     )
-    section.figure(_histogram(facts), "Every sentence left of the second line pays for tokens that it does not have.")
+    section.text(
+        "All candidates ran in one interleaved run and ratios are taken pair by pair. Pooling and normalisation are "
+        "timed, tokenisation is not. Share of roof: operations on real tokens only, over the "
+        f"{main.roof_gflops:.0f} GFLOP/s that a 1024 x 1024 matrix product reached in the same rounds. Peak memory: the "
+        "most expensive batch, weights not counted."
+    )
+    section.figure(
+        _histogram(facts), "The distance between the two lines is what padding adds to the average sentence."
+    )
     section.figure(
         _time_by_length(facts),
         "Single batches. A padded sentence costs what the longest of its batch costs; a packed one what it holds.",
