@@ -114,8 +114,9 @@ def project(
     """
     tokens = x.shape[0]
     if fused is not None and _holds(fused, linears, grad):
-        joint = F.linear(x, fused.weight, fused.bias).view(tokens, 3, num_heads, -1)
-        q, k, v = joint.unbind(1)
+        joint = F.linear(x, fused.weight, fused.bias)
+        q, k, v = joint.view(tokens, 3, num_heads, joint.shape[1] // (3 * num_heads)).unbind(1)
         return q, k, v
-    q, k, v = (m(x).view(tokens, num_heads, -1) for m in linears)
-    return q, k, v
+    q, k, v = (m(x) for m in linears)
+    shape = (tokens, num_heads, q.shape[1] // num_heads)
+    return q.view(shape), k.view(shape), v.view(shape)

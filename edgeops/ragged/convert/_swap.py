@@ -7,7 +7,6 @@ The new class derives from the old one, so `isinstance` holds, and carries its n
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +28,8 @@ class Converted:
     """
 
     _edgeops_origin: tuple[type[Converted], type[nn.Module]]
+    embedded_argument: str
+    """Name of the argument of `encode_packed` that takes embedded tokens."""
 
     @classmethod
     def recognises(cls, module: nn.Module) -> bool:
@@ -71,21 +72,25 @@ class Converted:
         return f"Ragged[{type(self).__name__}]"
 
 
-@functools.cache
+_classes: dict[tuple[type, type], type[nn.Module]] = {}  # a class is made once: pickles and isinstance rely on it
+
+
 def converted_class(adapter: type[Converted], stock: type[nn.Module]) -> type[nn.Module]:
     """The class (adapter, stock) under the name of the stock class."""
-    body = {
-        "__module__": stock.__module__,
-        "__qualname__": stock.__qualname__,
-        "__doc__": stock.__doc__,
-        "_edgeops_origin": (adapter, stock),
-    }
-    return type(stock.__name__, (adapter, stock), body)
+    if (adapter, stock) not in _classes:
+        body = {
+            "__module__": stock.__module__,
+            "__qualname__": stock.__qualname__,
+            "__doc__": stock.__doc__,
+            "_edgeops_origin": (adapter, stock),
+        }
+        _classes[adapter, stock] = type(stock.__name__, (adapter, stock), body)
+    return _classes[adapter, stock]
 
 
 def _rebuild(adapter: type[Converted], stock: type[nn.Module]) -> nn.Module:
     cls = converted_class(adapter, stock)
-    return cls.__new__(cls)  # type: ignore[call-overload]
+    return cls.__new__(cls)
 
 
 def swap(module: nn.Module, adapter: type[Converted]) -> None:

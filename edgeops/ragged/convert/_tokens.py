@@ -23,6 +23,7 @@ class PackedTokens(HuggingFaceAdapter):
     """A text encoder whose embeddings depend on (id, token type, position) of each token alone."""
 
     embeddings: Any
+    embedded_argument = "inputs_embeds"
 
     def blocks(self) -> list[Block]:
         """The layers, as they are now."""

@@ -39,7 +39,7 @@ def _layer_reasons(name: str, layer: Any) -> Iterator[str]:
 
 def _project(x: Tensor, attention: nn.MultiheadAttention) -> tuple[Tensor, Tensor, Tensor]:
     joint = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = joint.view(x.shape[0], 3, attention.num_heads, -1).unbind(1)
+    q, k, v = joint.view(x.shape[0], 3, attention.num_heads, attention.head_dim).unbind(1)
     return q, k, v
 
 
@@ -87,6 +87,7 @@ def _token_mask(padding_mask: Tensor) -> tuple[Tensor | None, str | None]:
 class _TorchAdapter(Converted):
     """What the encoder and its layer have in common."""
 
+    embedded_argument = "src"
     training: bool
 
     def layer_list(self) -> Sequence[Any]:
@@ -185,7 +186,7 @@ class _TorchAdapter(Converted):
         refuse_call(self, reasons)  # type: ignore[arg-type]
         values, layout = from_nested(src)
         out = self._run(values, padding_from_layout(layout), mask, is_causal, [])
-        return torch.nested.nested_tensor_from_jagged(out, offsets=src.offsets())
+        return torch.nested.nested_tensor_from_jagged(out, offsets=src.offsets())  # type: ignore[attr-defined]
 
 
 class EncoderAdapter(_TorchAdapter):

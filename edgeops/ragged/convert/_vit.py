@@ -32,6 +32,7 @@ _ARGUMENTS = ("pixel_values", "bool_masked_pos", "interpolate_pos_encoding", "at
 class ViTAdapter(HuggingFaceAdapter):
     """`ViTModel` on packed rows."""
 
+    embedded_argument = "tokens"
     embeddings: Any
     layers: Any
     layernorm: nn.Module
