@@ -35,11 +35,13 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[Convert
     """Encoders in the tree, outermost ones only: the layers of an `nn.TransformerEncoder` belong to it."""
     inside: set[int] = set()
     for name, module in model.named_modules():
-        if id(module) in inside or isinstance(module, Converted):
+        if id(module) in inside:
             continue
-        adapter = next((kind for kind in ADAPTERS if kind.recognises(module)), None)
-        if adapter is not None:
+        done = isinstance(module, Converted)
+        adapter = None if done else next((kind for kind in ADAPTERS if kind.recognises(module)), None)
+        if done or adapter is not None:
             inside.update(id(child) for child in module.modules())
+        if adapter is not None:
             yield name, module, adapter
 
 
