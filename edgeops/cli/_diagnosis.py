@@ -7,39 +7,40 @@ disease is of no use. Needs neither typer nor rich.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib import metadata
-from typing import Any
 
 PARTS = ("versions", "machine", "fast paths", "extras")
-_VERSIONS = ("edgeops", "python", "torch", "triton", "cuda", "commit")
+_PACKAGES = ("edgeops", "torch", "numpy", "triton")
 
 
-def _environment() -> dict[str, Any]:
-    from edgeops.perf import capture
-
-    return asdict(capture())
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _versions() -> dict[str, str]:
-    seen = _environment()
-    if seen["commit"] is not None and seen["dirty"]:
-        seen["commit"] += " with uncommitted changes"
-    return {name: str(seen[name] or "none") for name in _VERSIONS}
+    return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in _PACKAGES}}
 
 
 def _machine() -> dict[str, str]:
-    seen = _environment()
+    from edgeops.perf import capture
+
+    seen = capture()
     return {
-        "cpu": seen["cpu"],
-        "instruction set": seen["isa"],
-        "cores": str(seen["cores"]),
-        "torch threads": str(seen["threads"]),
-        "memory": f"{seen['memory_gib']} GiB",
-        "gpu": seen["gpu"] or "none",
-        "system": seen["system"],
+        "system": seen.system,
+        "cpu": seen.cpu,
+        "instruction set": seen.isa,
+        "cores": str(seen.cores),
+        "torch threads": str(seen.threads),
+        "memory": f"{seen.memory_gib} GiB",
+        "gpu": seen.gpu or "none",
+        "cuda of torch": seen.cuda or "none",
+        "source commit": f"{seen.commit or 'no checkout'}{' with uncommitted changes' if seen.dirty else ''}",
     }
 
 
@@ -47,14 +48,6 @@ def _paths() -> dict[str, str]:
     from edgeops import native_status
 
     return dict(native_status())
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _extras() -> dict[str, str]:
@@ -68,7 +61,7 @@ def _extras() -> dict[str, str]:
             needs.setdefault(extra[1], []).append(package[0])
     return {
         extra: f"missing {', '.join(absent)}: pip install 'edgeops[{extra}]'"
-        if (absent := [p for p in packages if not _installed(p)])
+        if (absent := [p for p in packages if _version(p) is None])
         else "installed"
         for extra, packages in needs.items()
     }

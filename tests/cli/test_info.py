@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -50,8 +51,18 @@ def test_a_broken_part_is_shown_with_its_reason_and_the_others_stay(monkeypatch)
     assert found["versions"]["edgeops"] == edgeops.__version__
 
 
+def test_an_unknown_instruction_set_does_not_hide_the_versions():
+    environment = {**os.environ, "EDGEOPS_ISA": "abacus"}
+    command = [sys.executable, "-m", "edgeops", "info", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["versions"]["edgeops"] == edgeops.__version__
+    assert "abacus" in found["machine"]["unknown"]
+
+
 def test_missing_packages_of_an_extra_are_named(monkeypatch):
-    monkeypatch.setattr(_diagnosis, "_installed", lambda package: package != "rich")
+    monkeypatch.setattr(_diagnosis, "_version", lambda package: None if package == "rich" else "1.0")
     assert _diagnosis.diagnose()["extras"]["cli"] == "missing rich: pip install 'edgeops[cli]'"
 
 

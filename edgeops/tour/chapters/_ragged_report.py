@@ -157,8 +157,8 @@ def present(result: ChapterResult, section: Section) -> None:
     section.text(
         "All candidates ran in one interleaved run and ratios are taken pair by pair. Pooling and normalisation are "
         "timed, tokenisation is not. Share of roof: operations on real tokens only, over the "
-        f"{main.roof_gflops:.0f} GFLOP/s that a 1024 x 1024 matrix product reached in the same rounds. Peak memory: the "
-        "most expensive batch, weights not counted."
+        f"{main.roof_gflops:.0f} GFLOP/s that a 1024 x 1024 matrix product reached in the same rounds. Peak memory: "
+        "the most expensive batch, weights not counted."
     )
     section.figure(
         _histogram(facts), "The distance between the two lines is what padding adds to the average sentence."
