@@ -92,9 +92,10 @@ def verdict(item: str, seen: Figures) -> tuple[bool, list[str]]:
 def check(
     item: str, settings: run.Settings, records: Sequence[perf.Record] | None = None, out: Path | None = None
 ) -> bool:
-    """Measure one item, print its lines and its verdict."""
+    """Measure one item with one thread (items about threads set their own), print its lines and its verdict."""
     try:
-        fine, lines = verdict(item, figures(item, settings, records, out))
+        with perf.thread_count(1):
+            fine, lines = verdict(item, figures(item, settings, records, out))
     except (Unavailable, GateFailed) as reason:
         print(f"{item} FAIL  {reason}")
         return False

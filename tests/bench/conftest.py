@@ -11,6 +11,15 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Spinning workers of a busy machine make these small tests slow, and none of them is about threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def toy():
     """A workload of plain torch, quick and always right, whose parts a test can replace."""
