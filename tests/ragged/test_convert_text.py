@@ -316,6 +316,8 @@ def test_encode_packed_refuses_inputs_that_do_not_fit() -> None:
         encode_packed(packed, [[1, 2], [1, 2]], layout=layout)
     with pytest.raises(ValueError, match=r"lengths \(1, 1\)"):
         encode_packed(packed, [[1], [2]], token_type_ids=[[0], [0, 0]])
+    with pytest.raises(TypeError, match="must be integers"):
+        encode_packed(packed, [[1.5], [2.0]])
     with pytest.raises(ValueError, match="at least one sequence"):
         encode_packed(packed, [])
     with pytest.raises(ValueError, match="must have the shape of the tokens"):

@@ -19,6 +19,21 @@ from edgeops.ragged.layout import RaggedLayout
 Ids = Tensor | Sequence[Any] | None
 
 
+def _not_one(who: str, ids: object) -> ValueError:
+    got = "neither" if ids is None else "both"
+    return ValueError(message(who, "needs exactly one of input_ids or inputs_embeds", got, "Pass one of them."))
+
+
+def _sequence(who: str, item: Any, integers: bool, device: torch.device) -> Tensor:
+    """One sequence of a list as a tensor; an empty list of ids has no dtype of its own."""
+    rows = torch.as_tensor(item, device=device)
+    if integers and rows.is_floating_point():
+        if rows.numel():
+            raise TypeError(message(who, "ids, types and positions must be integers", describe(rows), "Cast them."))
+        rows = rows.long()
+    return rows
+
+
 class PackedTokens(HuggingFaceAdapter):
     """A text encoder whose embeddings depend on (id, token type, position) of each token alone."""
 
@@ -66,7 +81,7 @@ class PackedTokens(HuggingFaceAdapter):
         """A padded batch to embedded rows `[T, C]`."""
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+            raise _not_one(f"converted {type(self).__name__}", input_ids)
         shape = (tokens.shape[0], tokens.shape[1])
         mask_like(type(self).__name__, attention_mask, shape)
         padding = padding_from_mask(attention_mask, shape, tokens.device)
@@ -92,7 +107,8 @@ class PackedTokens(HuggingFaceAdapter):
         rows: list[Tensor | None] = []
         for part in (input_ids, token_type_ids, position_ids, inputs_embeds):
             if part is not None and not isinstance(part, Tensor):
-                part, found = packed_rows(who, [torch.as_tensor(item, device=device) for item in part])
+                integers = part is not inputs_embeds
+                part, found = packed_rows(who, [_sequence(who, item, integers, device) for item in part])
                 if layout is not None and found.lengths != layout.lengths:
                     rule = f"all inputs must have the lengths {layout.lengths}"
                     raise ValueError(message(who, rule, str(found.lengths), "Pass one entry per token."))
@@ -100,7 +116,7 @@ class PackedTokens(HuggingFaceAdapter):
             rows.append(part)
         ids, types, positions, embeds = rows
         if layout is None or (ids is None) == (embeds is None):
-            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+            raise _not_one(who, ids)
         for part in rows:
             if part is not None and len(part) != layout.total:
                 rule = f"rows must be as many as the layout has, {layout.total}"
