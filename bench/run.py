@@ -13,6 +13,7 @@ interrupted run keeps what it has; `--resume` goes on from there.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -82,10 +83,16 @@ def _environment(settings: Settings) -> perf.Environment:
 
 
 def _roof(built: Built, settings: Settings) -> tuple[Callable[[], object], float]:
-    """The roof as one more candidate: sgemm where flops are counted, else a copy of as many bytes."""
+    """The roof as one more candidate: a large product, or a copy where only bytes are counted.
+
+    The product is float32 on a CPU, whatever the dtype: most have no faster arithmetic. On a GPU it is the dtype's own.
+    """
     if built.flops is None and built.bytes is not None:
         return perf.copy_work(max(8, int(built.bytes)), settings.device)
-    return perf.sgemm_work(256 if settings.suite == "smoke" else 1024, settings.device)
+    on_gpu = settings.device.startswith("cuda")
+    size = 256 if settings.suite == "smoke" else 8192 if on_gpu else 1024
+    dtype = getattr(torch, built.dtype) if on_gpu else torch.float32
+    return perf.sgemm_work(size, settings.device, dtype)
 
 
 def measure_case(
@@ -204,12 +211,37 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--candidate", action="append", metavar="NAME", help="candidate, may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--out", type=Path, help="JSON-lines file; default: bench/results/<machine>-<commit>.jsonl")
     parser.add_argument("--resume", action="store_true", help="skip cases that the file has already")
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     return parser.parse_args(argv)
+
+
+def _settings(given: argparse.Namespace, chosen: Sequence[Workload]) -> Settings:
+    """The settings that the arguments ask for.
+
+    Raises:
+        ValueError: a case that no chosen workload has, or a device that is not there.
+    """
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("bench.run: --device cuda needs a CUDA device; got none. Leave the option out.")
+    settings = Settings(
+        suite=given.suite,
+        threads=given.threads,
+        rounds=given.rounds,
+        device=given.device,
+        candidates=None if given.candidate is None else tuple(given.candidate),
+        memory=not given.no_memory,
+    )
+    if given.case is None:
+        return settings
+    known = {case.name for workload in chosen for case in workload.cases(given.suite)}
+    unknown = sorted(set(given.case) - known)
+    if unknown:
+        raise ValueError(f"bench.run: --case must be among {', '.join(sorted(known))}; got {unknown}. Pick from these.")
+    return dataclasses.replace(settings, cases=tuple(given.case))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,29 +254,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         chosen = [registry.workload(name) for name in given.op] if given.op else list(registry.workloads().values())
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    settings = SMOKE
-    out = given.out
-    if not given.smoke:
-        settings = Settings(
-            suite=given.suite,
-            threads=given.threads,
-            rounds=given.rounds,
-            device=given.device,
-            candidates=None if given.candidate is None else tuple(given.candidate),
-            cases=None if given.case is None else tuple(given.case),
-            memory=not given.no_memory,
-        )
-        out = out or results_path(_environment(settings))
-    try:
+        settings = SMOKE if given.smoke else _settings(given, chosen)
+        out = given.out if given.smoke or given.out else results_path(_environment(settings))
         with table.progress() as (step, tell):
             records = run(chosen, settings, out=out, resume=given.resume, tell=tell, progress=step)
     except GateFailed as error:
         print(error, file=sys.stderr)
         return 1
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     table.show_records(records)

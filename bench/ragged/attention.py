@@ -7,6 +7,7 @@ form of mask, found by trying; the loop of SDPA gets packed q, k and v, as ours 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from edgeops.ragged._reference import ragged_attention_fwd_reference
 from edgeops.ragged.layout import RaggedLayout
 
 HEADS, HEAD_DIM = 8, 64
-OURS, LOOP, PADDED, NESTED = "edgeops", "sdpa loop", "padded sdpa", "njt sdpa"
+OURS, LOOP, PADDED, NESTED, FLASH = "edgeops", "sdpa loop", "padded sdpa", "njt sdpa", "torch varlen_attn"
 
 
 @dataclass(frozen=True)
@@ -138,20 +139,35 @@ def ours(data: Packed) -> Callable[[], Tensor]:
     return lambda: ragged_attention(q, k, v, cu, cu, longest, longest)
 
 
-def _build(case: Case, device: torch.device) -> Built:
-    data = packed_input(case.lengths, device)
+def flash_varlen(data: Packed) -> Candidate:
+    """PyTorch's own `varlen_attn`, which is FlashAttention: CUDA and half precision only."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    layout = data.layout
+    cu, longest = layout.cu_seqlens, layout.max_len
+    return Candidate(lambda: varlen_attn(data.q, data.k, data.v, cu, cu, longest, longest))
+
+
+def _build(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> Built:
+    data = packed_input(case.lengths, device, dtype)
+    candidates = {
+        OURS: Candidate(ours(data)),
+        LOOP: Candidate(sdpa_loop(data), view=lambda out: out[0]),
+        PADDED: padded_sdpa(data),
+        NESTED: nested_sdpa(data),
+    }
+    half = dtype != torch.float32
+    if half and device.type == "cuda":
+        candidates[FLASH] = flash_varlen(data)
     return Built(
-        candidates={
-            OURS: Candidate(ours(data)),
-            LOOP: Candidate(sdpa_loop(data), view=lambda out: out[0]),
-            PADDED: padded_sdpa(data),
-            NESTED: nested_sdpa(data),
-        },
+        candidates=candidates,
         expected=lambda: reference(data),
-        tolerance=5e-6,
+        # a bfloat16 result is rounded to 2^-9 of values up to about 4
+        tolerance=2e-2 if half else 2e-5 if device.type == "cuda" else 5e-6,
+        dtype=str(dtype).removeprefix("torch."),
         shapes={"B": len(case.lengths), "T": data.layout.total, "L": data.layout.max_len, "H": HEADS, "D": HEAD_DIM},
         flops=pair_flops(case.lengths, HEADS, HEAD_DIM),
-        bytes=4.0 * data.layout.total * HEADS * HEAD_DIM * 4,
+        bytes=4.0 * data.layout.total * HEADS * HEAD_DIM * dtype.itemsize,
     )
 
 
@@ -175,5 +191,14 @@ WORKLOADS = (
         baseline=LOOP,
         cases=list_cases,
         build=_build,
+    ),
+    Workload(
+        name="ragged_attention_bf16",
+        ops=("ragged_attention",),
+        summary="attention core in bfloat16, forward, on eight length lists",
+        ours=OURS,
+        baseline=LOOP,
+        cases=list_cases,
+        build=functools.partial(_build, dtype=torch.bfloat16),
     ),
 )

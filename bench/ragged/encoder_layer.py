@@ -2,7 +2,8 @@
 """One transformer encoder layer, forward, padded input to padded output (CoRa, MLSys 2022, section 7.2).
 
 512 wide, 8 heads of 64, feed-forward 2048, GELU, post-norm. Packing and unpacking are inside every packed candidate,
-and the sorted micro-batch cuts, runs and puts back. Its size is tuned per case by trying powers of two.
+and the sorted micro-batch cuts, runs and puts back; its size is tuned per case by trying powers of two. In favour of
+these peers their index, masks and sorting order are made beforehand; ours makes its layout from the mask every time.
 """
 
 from __future__ import annotations

@@ -44,8 +44,12 @@ def thread_count(threads: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def sgemm_work(size: int = 1024, device: str | torch.device = "cpu") -> tuple[Callable[[], object], float]:
-    """One `[size, size] x [size, size]` float32 product into a ready buffer, and its FLOP count `2 * size**3`.
+def sgemm_work(
+    size: int = 1024, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], object], float]:
+    """One `[size, size] x [size, size]` product into a ready buffer, and its FLOP count `2 * size**3`.
+
+    1024 fills a processor core; a large GPU wants 8192. Another dtype than float32 gives the roof of that dtype.
 
     Raises:
         ValueError: `size < 1`.
@@ -57,9 +61,9 @@ def sgemm_work(size: int = 1024, device: str | torch.device = "cpu") -> tuple[Ca
     if size < 1:
         raise ValueError(f"sgemm_work: size must be 1 or more; got {size}. 1024 is large enough for one core.")
     generator = torch.Generator().manual_seed(0)
-    left = torch.randn(size, size, generator=generator).to(device)
-    right = torch.randn(size, size, generator=generator).to(device)
-    out = torch.empty(size, size, device=device)
+    left = torch.randn(size, size, generator=generator).to(device, dtype)
+    right = torch.randn(size, size, generator=generator).to(device, dtype)
+    out = torch.empty(size, size, device=device, dtype=dtype)
     return (lambda: torch.mm(left, right, out=out)), 2.0 * size**3
 
 

@@ -121,9 +121,18 @@ def test_smoke_writes_nothing(only_toy, capsys, monkeypatch):
 def test_command_line_exit_codes(only_toy, monkeypatch, capsys):
     assert run.main(["--op", "nothing"]) == 2
     assert "got 'nothing'" in capsys.readouterr().err
+    for wrong in (["--case", "nowhere"], ["--threads", "0"], ["--rounds", "0"], ["--candidate", "nobody"]):
+        assert run.main([*wrong, "--out", "unused.jsonl"]) == 2
+        assert "got" in capsys.readouterr().err
     monkeypatch.setattr(registry, "check_gate", lambda *_: (_ for _ in ()).throw(GateFailed("red")))
     assert run.main(["--smoke"]) == 1
     assert "red" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_wrong_use(only_toy, capsys):
+    assert run.main(["--device", "cuda"]) == 2
+    assert "needs a CUDA device; got none" in capsys.readouterr().err
 
 
 def test_list_names_workloads_and_ops(only_toy, capsys):
