@@ -40,9 +40,11 @@ def _bias_gelu_fwd_kernel(
     z = tl.load(x + rows[:, None] * stride_xt + cols[None, :], mask=mask, other=0.0).to(tl.float32)
     z += tl.load(bias + cols, mask=cols < width, other=0.0).to(tl.float32)[None, :]
     if TANH:
-        # 0.5 (1 + tanh u) is the logistic function of 2 u, which keeps its digits where tanh u is near -1
+        # 0.5 (1 + tanh u) is the logistic function of 2 u, which keeps its digits where tanh u is near -1; the exponent
+        # is never positive, so nothing overflows
         u2 = 1.5957691216057308 * (z + 0.044715 * z * z * z)
-        y = z / (1.0 + tl.exp(-u2))
+        e = tl.exp(-tl.abs(u2))
+        y = z * tl.where(u2 >= 0, 1.0, e) / (1.0 + e)
     else:
         y = 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
     tl.store(out + rows[:, None] * stride_ot + cols[None, :], y.to(out.dtype.element_ty), mask=mask)

@@ -14,12 +14,6 @@ __all__ = ["ragged_pool_fwd"]
 SUM, MEAN, MAX = 0, 1, 2
 
 
-@triton.jit
-def _nan_max(a, b):
-    # tl.max may drop NaN; a pooled NaN must stay visible, as with torch.amax
-    return tl.where((a != a) | (a > b), a, b)
-
-
 @triton.jit(launch_metadata=traffic("ragged_pool_fwd", "x", "out"), do_not_specialize=["total"])
 def _ragged_pool_fwd_kernel(
     x,
@@ -49,11 +43,15 @@ def _ragged_pool_fwd_kernel(
         ptrs = x + (start + rows[:, None]) * stride_xt + cols[None, :]
         # [BLOCK_R, BLOCK_C]
         if MODE == 2:
-            acc = _nan_max(acc, tl.load(ptrs, mask=mask, other=float("-inf")).to(tl.float32))
+            # NaN must stay visible, as with torch.amax; a plain maximum may drop it
+            value = tl.load(ptrs, mask=mask, other=float("-inf")).to(tl.float32)
+            acc = tl.where((acc != acc) | (acc > value), acc, value)
         else:
             acc += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
     if MODE == 2:
-        result = tl.reduce(acc, 0, _nan_max)
+        missing = acc != acc
+        result = tl.max(tl.where(missing, float("-inf"), acc), 0)
+        result = tl.where(tl.max(missing.to(tl.int32), 0) > 0, float("nan"), result)
     else:
         result = tl.sum(acc, 0)
     if MODE == 1:
