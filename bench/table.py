@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from bench.registry import Workload
 from edgeops.perf import Ratio, Record, paired_ratio
@@ -84,7 +85,7 @@ COLUMNS = ("case", "candidate", "time", "IQR", "against baseline", "GFLOP/s", "r
 
 def rows(group: Group) -> list[tuple[str, ...]]:
     """One row a candidate, in the columns of `COLUMNS`."""
-    made = []
+    made: list[tuple[str, ...]] = []
     for record in group.records.values():
         samples = record.samples
         made.append(
@@ -102,7 +103,7 @@ def rows(group: Group) -> list[tuple[str, ...]]:
     return made
 
 
-def _console():  # type: ignore[no-untyped-def]
+def _console() -> Any:
     try:
         from rich.console import Console
     except ImportError as error:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from edgeops._native import cpu_isa
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -61,15 +63,6 @@ def _cpu_model() -> str:
             if name.strip() == key and value.strip():
                 return value.strip()
     return platform.processor() or platform.machine() or "unknown"
-
-
-def _isa() -> str:
-    """The instruction set edgeops dispatches to; torch's own word for it where the native library is not built."""
-    try:
-        from edgeops._native import cpu_isa
-    except ImportError:
-        return f"torch:{torch.backends.cpu.get_cpu_capability().lower()}"
-    return cpu_isa()
 
 
 def _memory_gib() -> int:
@@ -131,7 +124,7 @@ def capture(repository: Path | None = None) -> Environment:
         edgeops=_version("edgeops"),
         system=f"{platform.system()} {platform.machine()}",
         cpu=cpu,
-        isa=_isa(),
+        isa=cpu_isa(),
         cores=cores,
         memory_gib=memory,
         threads=torch.get_num_threads(),
