@@ -10,6 +10,10 @@ from edgeops.ragged._ops import register as _register
 from edgeops.ragged.attention import ragged_attention as ragged_attention
 from edgeops.ragged.bridges import from_nested as from_nested
 from edgeops.ragged.bridges import to_nested as to_nested
+from edgeops.ragged.convert import RaggedEncoder as RaggedEncoder
+from edgeops.ragged.convert import convert as convert
+from edgeops.ragged.convert import encode_packed as encode_packed
+from edgeops.ragged.explain import explain as explain
 from edgeops.ragged.fused import add_layer_norm as add_layer_norm
 from edgeops.ragged.fused import bias_gelu as bias_gelu
 from edgeops.ragged.layout import RaggedLayout as RaggedLayout
@@ -20,9 +24,13 @@ from edgeops.ragged.pool import ragged_pool as ragged_pool
 from edgeops.ragged.varlen import varlen_attn as varlen_attn
 
 __all__ = [
+    "RaggedEncoder",
     "RaggedLayout",
     "add_layer_norm",
     "bias_gelu",
+    "convert",
+    "encode_packed",
+    "explain",
     "from_nested",
     "offsets_from_lengths",
     "pack",
