@@ -9,6 +9,8 @@ from typing import Any
 
 from edgeops._common import message
 from edgeops.perf import Record, Samples, capture, interleave, paired_ratio, peak_memory, sgemm_work
+from edgeops.ragged.convert import convert
+from edgeops.ragged.explain import explain
 from edgeops.tour.chapter import Check, Context
 from edgeops.tour.sentences import (
     Batch,
@@ -53,8 +55,6 @@ class Inputs:
 
 
 def _embedders(model: Any) -> dict[str, Embed]:
-    from edgeops.ragged.convert import convert
-
     stock = padded_embed(model)
     return {STOCK: stock, SORTED: stock, PACKED: PackedLoop(model), OURS: padded_embed(convert(model))}
 
@@ -74,6 +74,7 @@ class Measurement:
     def __init__(self, inputs: Inputs, plan: Plan, context: Context) -> None:
         self.inputs, self.plan, self.context = inputs, plan, context
         self.clock = context.config.timed_by
+        self.predicted = explain(inputs.lengths, inputs.model, batch_size=plan.batch, costs="measure").to_dict()
         # a point of the plot is a median of its own, no part of a ratio: fewer rounds do
         self.point_rounds = max(1, plan.rounds // 2)
         self.embed = _embedders(inputs.model)
@@ -217,10 +218,5 @@ class Measurement:
             "point_rounds": self.point_rounds,
             "clock": self.clock,
             "points": points,
-            "predicted": _predict(self.inputs),
+            "predicted": self.predicted,
         }
-
-
-def _predict(inputs: Inputs) -> dict[str, Any]:
-    """What `edgeops.ragged.explain` says about these lengths before anything runs."""
-    return {}
