@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops.ragged import _reference as twin
+from edgeops.ragged._cuda_dispatch import register_cuda
 from edgeops.ragged.attention import ragged_attention_lse_op, ragged_attention_op
 from edgeops.ragged.fused import add_layer_norm, bias_gelu
 from edgeops.ragged.pack import ragged_pack, ragged_unpack
@@ -136,6 +137,7 @@ def register() -> torch.library.Library:
         torch.library.register_fake(qualified, _FAKES[name], lib=library)
         op = getattr(torch.ops.edgeops, name)
         torch.library.register_vmap(qualified, _VMAPS.get(name) or _native.loop_vmap(op), lib=library)
+    register_cuda(library)
     for name, function in PUBLIC.items():
         library.impl(name, function, "CompositeImplicitAutograd")
     return library

