@@ -34,7 +34,9 @@ SANITIZE = os.environ.get("EDGEOPS_SANITIZE") == "1"
 TARGET = "0x020b000000000000"  # torch 2.11: the oldest release whose stable ABI has all that is used here
 
 # No -ffast-math anywhere: linked into a library it switches off denormals for the whole process.
-FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", f"-fmacro-prefix-map={ROOT}/=", "-fvisibility=hidden"]
+FLAGS = ["-std=c++20", f"-fmacro-prefix-map={ROOT}/=", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# what torch's own headers and the compiler's AVX-512 intrinsics would say
+FLAGS += ["-Wno-unused-parameter", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
 LINK = []
 if SANITIZE:
     FLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
@@ -68,7 +70,8 @@ if cuda is not None:
 
 print(f"edgeops build: torch {torch.__version__}, Python {sys.version.split()[0]}, {os.environ['MAX_JOBS']} jobs")
 print(f"  ops      edgeops/_C.abi3.so, {len(ops.sources)} files, stable ABI for torch >= 2.11")
-print(f"  runtime  edgeops/_runtime, {len(runtime.sources)} files{', DEBUG' if DEBUG else ''}{', SANITIZE' if SANITIZE else ''}")
+mode = "sanitized" if SANITIZE else "debug" if DEBUG else "release"
+print(f"  runtime  edgeops/_runtime, {len(runtime.sources)} files, {mode} build")
 print(f"  cuda     {cuda_summary(cuda)}")
 
 

@@ -145,7 +145,7 @@ def differentiable(
             save(ctx, args, outputs)
             return outputs
 
-    Eager.backward = staticmethod(backward)  # type: ignore[assignment]
+    Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     class Functorch(torch.autograd.Function):
         generate_vmap_rule = True
@@ -159,7 +159,7 @@ def differentiable(
             ctx.set_materialize_grads(False)
             save(ctx, inputs, output)
 
-    Functorch.backward = staticmethod(backward)  # type: ignore[assignment]
+    Functorch.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     def call(*args: Any) -> Any:
         wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)

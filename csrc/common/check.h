@@ -15,11 +15,7 @@
 namespace edgeops {
 
 [[noreturn]] inline void fail(
-    const char* kind,
-    const char* who,
-    const std::string& rule,
-    const std::string& got,
-    const std::string& advice) {
+    const char* kind, const char* who, const std::string& rule, const std::string& got, const std::string& advice) {
   throw std::runtime_error(
       std::string("edgeops:") + kind + "|" + who + ": " + rule + "; got " + got + ". " + advice + "\n");
 }
@@ -38,12 +34,12 @@ inline std::string dtype_of(const torch::stable::Tensor& t) {
   return torch::headeronly::toString(t.scalar_type());
 }
 
-} // namespace edgeops
+}  // namespace edgeops
 
 // The message parts are evaluated only when the condition fails.
-#define EDGEOPS_CHECK(cond, kind, who, rule, got, advice)  \
-  do {                                                     \
-    if (!(cond)) {                                         \
+#define EDGEOPS_CHECK(cond, kind, who, rule, got, advice)     \
+  do {                                                        \
+    if (!(cond)) {                                            \
       ::edgeops::fail(#kind, (who), (rule), (got), (advice)); \
-    }                                                      \
+    }                                                         \
   } while (0)

@@ -46,31 +46,25 @@ Isa choose() {
   for (Isa isa : {Isa::base, Isa::avx2, Isa::avx512}) {
     if (std::strcmp(wish, isa_name(isa)) == 0) {
       EDGEOPS_CHECK(
-          isa <= best,
-          ValueError,
-          "EDGEOPS_ISA",
-          "must name an instruction set that this CPU has",
+          isa <= best, ValueError, "EDGEOPS_ISA", "must name an instruction set that this CPU has",
           std::string("'") + wish + "' where the best is '" + isa_name(best) + "'",
           "Unset it, or choose a narrower one.");
       return isa;
     }
   }
   fail(
-      "ValueError",
-      "EDGEOPS_ISA",
-      "must be base, avx2 or avx512",
-      std::string("'") + wish + "'",
+      "ValueError", "EDGEOPS_ISA", "must be base, avx2 or avx512", std::string("'") + wish + "'",
       "Unset it to let edgeops choose.");
 }
 
-} // namespace
+}  // namespace
 
 Isa active_isa() {
   static const Isa isa = choose();
   return isa;
 }
 
-} // namespace edgeops
+}  // namespace edgeops
 
 // Read by edgeops/_native.py through ctypes: the name of the active instruction set, or "!" and the error.
 extern "C" __attribute__((visibility("default"))) const char* edgeops_cpu_isa() {

@@ -27,4 +27,4 @@ F* pick_isa(F* base, F* avx2, F* avx512) {
   }
 }
 
-} // namespace edgeops
+}  // namespace edgeops

@@ -12,8 +12,7 @@
 namespace edgeops {
 
 inline torch::stable::Tensor new_output(
-    const torch::stable::Tensor& like,
-    std::initializer_list<int64_t> shape,
+    const torch::stable::Tensor& like, std::initializer_list<int64_t> shape,
     std::optional<torch::headeronly::ScalarType> type = std::nullopt) {
   auto out = torch::stable::new_empty(like, std::vector<int64_t>(shape), type);
 #ifdef EDGEOPS_POISON
@@ -22,4 +21,4 @@ inline torch::stable::Tensor new_output(
   return out;
 }
 
-} // namespace edgeops
+}  // namespace edgeops

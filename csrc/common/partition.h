@@ -21,13 +21,12 @@ void run_by_cost(std::vector<Piece>& pieces, const Body& body) {
   if (pieces.empty()) {
     return;
   }
-  constexpr double kGroupNs = 20e3; // a hand-out costs about 50 ns; a group of this cost hides it
+  constexpr double kGroupNs = 20e3;  // a hand-out costs about 50 ns; a group of this cost hides it
   double total = 0;
   for (const Piece& piece : pieces) {
     total += piece.cost;
   }
-  const auto workers = static_cast<int64_t>(
-      std::min<double>(torch::stable::get_num_threads(), 1 + total / kGroupNs));
+  const auto workers = static_cast<int64_t>(std::min<double>(torch::stable::get_num_threads(), 1 + total / kGroupNs));
   if (workers <= 1) {
     for (const Piece& piece : pieces) {
       body(piece);
@@ -67,4 +66,4 @@ void run_by_cost(std::vector<Piece>& pieces, const Body& body) {
   }
 }
 
-} // namespace edgeops
+}  // namespace edgeops

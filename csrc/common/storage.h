@@ -44,4 +44,4 @@ inline Storage require_storage(const torch::stable::Tensor& x, const char* who, 
   return *storage;
 }
 
-} // namespace edgeops
+}  // namespace edgeops

@@ -2,7 +2,6 @@
 // Vectors of EDGEOPS_VB bytes as the compiler's own vector types. Included once per instruction set, inside its
 // namespace; everything is written in lanes, never in 4, 8 or 16. No include guard on purpose.
 
-
 template <class T>
 struct Lanes;
 
@@ -82,10 +81,9 @@ EDGEOPS_INLINE void fold_lanes(const typename Lanes<T>::V* v, int count, T* out)
             (Lanes<float>::V)_mm256_shuffle_ps(p[2 * i], p[2 * i + 1], 0xDD));
       }
       vstore<float>(
-          out + r,
-          vfold<T, kMax>(
-              (Lanes<float>::V)_mm256_permute2f128_ps(h[0], h[1], 0x20),
-              (Lanes<float>::V)_mm256_permute2f128_ps(h[0], h[1], 0x31)));
+          out + r, vfold<T, kMax>(
+                       (Lanes<float>::V)_mm256_permute2f128_ps(h[0], h[1], 0x20),
+                       (Lanes<float>::V)_mm256_permute2f128_ps(h[0], h[1], 0x31)));
     }
     return;
   }
@@ -107,8 +105,8 @@ EDGEOPS_INLINE Lanes<float>::V vexp2(Lanes<float>::V x) {
   typedef Lanes<float>::V V;
   typedef Lanes<float>::I I;
   const V low = vset<float>(-127.0f);
-  x = vmax<float>(low, x); // in this order NaN stays
-  const V magic = vset<float>(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+  x = vmax<float>(low, x);                   // in this order NaN stays
+  const V magic = vset<float>(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const V shifted = x + magic;
   const V f = x - (shifted - magic);
   V y = vset<float>(1.54614447e-4f);
@@ -139,7 +137,7 @@ EDGEOPS_INLINE Lanes<float>::V vlog2(Lanes<float>::V x) {
   typedef Lanes<float>::I I;
   I bits;
   __builtin_memcpy(&bits, &x, sizeof(bits));
-  const I exponent = (bits - 0x3F3504F3) >> 23; // the mantissa goes to [sqrt(1/2), sqrt(2))
+  const I exponent = (bits - 0x3F3504F3) >> 23;  // the mantissa goes to [sqrt(1/2), sqrt(2))
   bits -= exponent << 23;
   V m;
   __builtin_memcpy(&m, &bits, sizeof(m));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// _C_cuda: what the CUDA kernels of csrc/**/*.cu need to be ops. Loaded only where torch has CUDA; schemas are in module.cpp.
+// _C_cuda: what the CUDA kernels of csrc/**/*.cu need to be ops. Loaded only where torch has CUDA; schemas are in
+// module.cpp.
 #include <cstring>
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -38,20 +39,19 @@ bool dense_from(const Tensor& x, int64_t lead) {
 RowCopy describe_copy(const char* who, const Tensor& padded, const Tensor& packed, const Tensor& offsets) {
   const auto type = offsets.scalar_type();
   EDGEOPS_CHECK(
-      type == ScalarType::Int || type == ScalarType::Long,
-      TypeError, who, "offsets must be int32 or int64", dtype_of(offsets), "Use layout.offsets.");
+      type == ScalarType::Int || type == ScalarType::Long, TypeError, who, "offsets must be int32 or int64",
+      dtype_of(offsets), "Use layout.offsets.");
   EDGEOPS_CHECK(
-      offsets.dim() == 1 && offsets.numel() >= 1 && offsets.is_contiguous(),
-      ValueError, who, "offsets must be a contiguous [N + 1]", shape_of(offsets), "Use layout.offsets.");
+      offsets.dim() == 1 && offsets.numel() >= 1 && offsets.is_contiguous(), ValueError, who,
+      "offsets must be a contiguous [N + 1]", shape_of(offsets), "Use layout.offsets.");
   EDGEOPS_CHECK(
       padded.is_cuda() && packed.is_cuda() && offsets.is_cuda() &&
           padded.get_device_index() == packed.get_device_index() &&
           padded.get_device_index() == offsets.get_device_index(),
       ValueError, who, "all tensors must be on one GPU", "several devices", "Move them with .to(device).");
   EDGEOPS_CHECK(
-      padded.scalar_type() == packed.scalar_type(),
-      TypeError, who, "padded and packed must have one dtype", dtype_of(padded) + " and " + dtype_of(packed),
-      "Convert one of them.");
+      padded.scalar_type() == packed.scalar_type(), TypeError, who, "padded and packed must have one dtype",
+      dtype_of(padded) + " and " + dtype_of(packed), "Convert one of them.");
   bool fits = padded.dim() >= 2 && packed.dim() == padded.dim() - 1 && padded.size(0) == offsets.numel() - 1;
   for (int64_t d = 1; fits && d < packed.dim(); ++d) {
     fits = packed.size(d) == padded.size(d + 1);
@@ -118,8 +118,8 @@ void ragged_unpack_cuda(Tensor values, Tensor offsets, double padding_value, Ten
   report("unpack", launch_unpack(copy, current_stream(values)));
 }
 
-} // namespace
-} // namespace edgeops::ragged
+}  // namespace
+}  // namespace edgeops::ragged
 
 STABLE_TORCH_LIBRARY_IMPL(edgeops, CUDA, m) {
   m.impl("_ragged_pack", TORCH_BOX(&edgeops::ragged::ragged_pack_cuda));

@@ -56,12 +56,13 @@ void check_bias(const Tensor& bias, const Tensor& q, int64_t sequences, int64_t 
       storage_of(bias.scalar_type()).has_value(), TypeError, kWho, "bias must be a floating point tensor",
       dtype_of(bias), "Turn a boolean mask into 0 and -inf.");
   EDGEOPS_CHECK(bias.is_cpu(), ValueError, kWho, "bias must be on the device of q", "another device", "Move it.");
-  const bool fits = (bias.size(0) == 1 || bias.size(0) == sequences) && (bias.size(1) == 1 || bias.size(1) == q.size(1)) &&
+  const bool fits =
+      (bias.size(0) == 1 || bias.size(0) == sequences) && (bias.size(1) == 1 || bias.size(1) == q.size(1)) &&
       (bias.size(2) == 1 || bias.size(2) >= longest_q) && (bias.size(3) == 1 || bias.size(3) >= longest_k);
   EDGEOPS_CHECK(
       fits, ValueError, kWho,
-      "bias must broadcast to [" + std::to_string(sequences) + ", " + std::to_string(q.size(1)) + ", >=" +
-          std::to_string(longest_q) + ", >=" + std::to_string(longest_k) + "]",
+      "bias must broadcast to [" + std::to_string(sequences) + ", " + std::to_string(q.size(1)) +
+          ", >=" + std::to_string(longest_q) + ", >=" + std::to_string(longest_k) + "]",
       shape_of(bias), "Check the number of sequences, heads and the longest lengths.");
 }
 
@@ -92,7 +93,7 @@ std::vector<AttentionPiece> cut(const AttentionCall& c, int64_t sequences) {
     total += cost_of(c.cu_q[b + 1] - c.cu_q[b], c.cu_k[b + 1] - c.cu_k[b], static_cast<double>(c.kv_heads));
   }
   const double limit = workers > 1 ? std::max(50e3, total / (8 * workers)) : 1e30;
-  constexpr int64_t kLongTile = 20 * kRowBlock; // bounds the memory for running sums of rows over several key tiles
+  constexpr int64_t kLongTile = 20 * kRowBlock;  // bounds the memory for running sums of rows over several key tiles
   std::vector<AttentionPiece> pieces;
   for (int64_t b = 0; b < sequences; ++b) {
     const int64_t lq = c.cu_q[b + 1] - c.cu_q[b], lk = c.cu_k[b + 1] - c.cu_k[b];
@@ -103,7 +104,8 @@ std::vector<AttentionPiece> cut(const AttentionCall& c, int64_t sequences) {
     const auto heads = std::max<int64_t>(1, static_cast<int64_t>(limit / per_head));
     int64_t tile = lq;
     if (per_head > limit) {
-      tile = std::max<int64_t>(8, static_cast<int64_t>(limit / per_head * static_cast<double>(lq)) / kRowBlock) * kRowBlock;
+      tile = std::max<int64_t>(8, static_cast<int64_t>(limit / per_head * static_cast<double>(lq)) / kRowBlock) *
+             kRowBlock;
     }
     if (lk > kKeyTile) {
       tile = std::min(tile, kLongTile);
@@ -139,19 +141,11 @@ char* scratch_of_thread(int64_t bytes) {
   return memory.get();
 }
 
-} // namespace
+}  // namespace
 
 std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
-    const Tensor& q_in,
-    const Tensor& k_in,
-    const Tensor& v_in,
-    const Tensor& cu_q,
-    const Tensor& cu_k,
-    std::optional<Tensor> bias,
-    double scale,
-    bool causal,
-    int64_t window_left,
-    int64_t window_right) {
+    const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& cu_q, const Tensor& cu_k,
+    std::optional<Tensor> bias, double scale, bool causal, int64_t window_left, int64_t window_right) {
   check_shapes(q_in, k_in, v_in);
   const auto starts_q = read_offsets(cu_q, q_in.size(0), kWho, "cu_q");
   const auto starts_k = read_offsets(cu_k, k_in.size(0), kWho, "cu_k");
@@ -205,9 +199,8 @@ std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
 
   const AttentionKernel& kernel = attention_kernel(active_isa(), storage);
   auto pieces = cut(c, sequences);
-  run_by_cost(pieces, [&](const AttentionPiece& piece) {
-    kernel.run(c, piece, scratch_of_thread(kernel.scratch(c, piece)));
-  });
+  run_by_cost(
+      pieces, [&](const AttentionPiece& piece) { kernel.run(c, piece, scratch_of_thread(kernel.scratch(c, piece))); });
   return {out, lse};
 }
 
@@ -215,4 +208,4 @@ STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {
   m.impl("_ragged_attention_fwd", TORCH_BOX(&ragged_attention_fwd_cpu));
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

@@ -11,27 +11,27 @@ namespace edgeops::ragged {
 // One op call. Strides count elements; the last dimension of q, k, v is dense.
 struct AttentionCall {
   const void *q, *k, *v;
-  void *out, *lse; // out [Tq, Hq, Dv] dense, storage type; lse [Tq, Hq] dense, float or double
+  void *out, *lse;  // out [Tq, Hq, Dv] dense, storage type; lse [Tq, Hq] dense, float or double
   const int64_t *cu_q, *cu_k;
   int64_t q_row, q_head, k_row, k_head, v_row, v_head;
   int64_t heads, kv_heads, dim, dim_v;
-  const float* bias; // float (double for f64 storage, read through bias64), strides 0 where broadcast
+  const float* bias;  // float (double for f64 storage, read through bias64), strides 0 where broadcast
   const double* bias64;
   int64_t bias_b, bias_h, bias_i, bias_j;
   double scale;
-  int64_t left, right; // window: keys in [i + shift - left, i + shift + right]; negative = unlimited
+  int64_t left, right;  // window: keys in [i + shift - left, i + shift + right]; negative = unlimited
 };
 
 // One unit of work: queries [q_begin, q_end) of one sequence for the query heads of kv heads [h_begin, h_end).
 struct AttentionPiece {
   int64_t seq, h_begin, h_end, q_begin, q_end;
-  double cost; // nanoseconds, roughly
+  double cost;  // nanoseconds, roughly
 };
 
-constexpr int64_t kKeyTile = 512; // keys whose scores are held at once: one exact softmax for sequences up to this
-constexpr int64_t kRowBlock = 18; // query rows that share a pass over the packed keys
-constexpr int64_t kRowSlots = 32; // the same in whole vectors of any instruction set
-constexpr int64_t kScoreStride = kKeyTile + 16; // rows of the score block start in different cache sets
+constexpr int64_t kKeyTile = 512;  // keys whose scores are held at once: one exact softmax for sequences up to this
+constexpr int64_t kRowBlock = 18;  // query rows that share a pass over the packed keys
+constexpr int64_t kRowSlots = 32;  // the same in whole vectors of any instruction set
+constexpr int64_t kScoreStride = kKeyTile + 16;  // rows of the score block start in different cache sets
 
 // Bytes of scratch a piece needs, and the kernel.
 using AttentionScratch = int64_t (*)(const AttentionCall&, const AttentionPiece&);
@@ -42,4 +42,4 @@ struct AttentionKernel {
   AttentionRun run;
 };
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

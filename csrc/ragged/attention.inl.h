@@ -4,15 +4,16 @@
 // For one sequence and kv head: keys are packed transposed into panels of NV vectors, values into the same panels along
 // the head dimension; a block of query rows gets its whole row of scores (up to kKeyTile keys), one exact softmax, and
 // one product with the values. Longer rows go over several key tiles with a running maximum and sum. Every output
-// element is one chain of multiply-adds in key order, so it does not depend on how rows are grouped or who computes them.
+// element is one chain of multiply-adds in key order, so it does not depend on how rows are grouped or who computes
+// them.
 
 constexpr double kLog2e = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
-constexpr int kMaxRows = 6; // 6 x 2 vectors of accumulators + 2 + 1 fit in 16 registers
+constexpr int kMaxRows = 6;  // 6 x 2 vectors of accumulators + 2 + 1 fit in 16 registers
 
 template <class T>
 struct Panel {
-  static constexpr int n = 2 * Lanes<T>::n; // columns of a panel
+  static constexpr int n = 2 * Lanes<T>::n;  // columns of a panel
 };
 
 EDGEOPS_INLINE int64_t round_up(int64_t x, int64_t to) {
@@ -51,8 +52,7 @@ EDGEOPS_INLINE void score_tile(const T* q, int64_t ldq, const T* panel, int64_t 
 
 // o[r, 0..NV*n) = (o if kAdd) + sum_j p[r, j] * v[j, :], times factor[r] unless kAdd; rows of v are ldv apart
 template <class T, int MR, int NV, bool kAdd>
-EDGEOPS_INLINE void
-value_tile(const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
+EDGEOPS_INLINE void value_tile(const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   V acc[MR][NV] = {};
@@ -108,8 +108,8 @@ static void score_rows(int rows, const T* q, int64_t ldq, const T* panel, int64_
 }
 
 template <class T, bool kAdd>
-static void
-value_rows(int rows, const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
+static void value_rows(
+    int rows, const T* p, const T* v, int64_t ldv, int64_t keys, const T* factor, T* o, int64_t ldo) {
   switch (rows) {
     case 1:
       return value_tile<T, 1, 2, kAdd>(p, v, ldv, keys, factor, o, ldo);
@@ -210,7 +210,7 @@ static void pack_values(const T* src, int64_t ld, int64_t keys, int64_t dim, T* 
 // State of the running softmax for a block of rows; arrays have kRowSlots elements.
 template <class T>
 struct RowState {
-  T *top, *sum, *factor; // maximum so far, sum of exponentials so far, what earlier results are multiplied with
+  T *top, *sum, *factor;  // maximum so far, sum of exponentials so far, what earlier results are multiplied with
 };
 
 // Softmax over whole vectors [from, to) of the block's score rows: scores become exp2(s - maximum), and -inf becomes 0.
@@ -326,12 +326,13 @@ EDGEOPS_INLINE T* take(char*& at, int64_t count) {
 }
 
 template <class St>
-static int64_t attention_layout(const AttentionCall& c, const AttentionPiece& p, char* base, Buffers<typename St::T>& b) {
+static int64_t attention_layout(
+    const AttentionCall& c, const AttentionPiece& p, char* base, Buffers<typename St::T>& b) {
   typedef typename St::T T;
   const int64_t lk = c.cu_k[p.seq + 1] - c.cu_k[p.seq];
   const int64_t tile = lk < kKeyTile ? lk : kKeyTile;
   const int64_t blocks = lk > kKeyTile ? (p.q_end - p.q_begin + kRowBlock - 1) / kRowBlock * (c.heads / c.kv_heads) : 1;
-  const int64_t held = blocks * kRowSlots; // rows whose running results are kept between key tiles
+  const int64_t held = blocks * kRowSlots;  // rows whose running results are kept between key tiles
   char* at = base;
   b.keys = take<T>(at, round_up(tile, Panel<T>::n) * c.dim);
   b.values = take<T>(at, tile * round_up(c.dim_v, Panel<T>::n));
@@ -353,8 +354,8 @@ static int64_t attention_scratch(const AttentionCall& c, const AttentionPiece& p
 
 // Rows of storage as rows of T: the tensor itself where the types agree, else widened into `room`.
 template <class St>
-EDGEOPS_INLINE const typename St::T*
-as_rows(const typename St::S* src, int64_t ld, int64_t rows, int64_t dim, typename St::T* room, int64_t& ld_out) {
+EDGEOPS_INLINE const typename St::T* as_rows(
+    const typename St::S* src, int64_t ld, int64_t rows, int64_t dim, typename St::T* room, int64_t& ld_out) {
   if constexpr (sizeof(typename St::S) == sizeof(typename St::T)) {
     ld_out = ld;
     return src;
@@ -399,8 +400,8 @@ struct MicroBlock {
 
 // Scores of the block's rows against keys [from, to) of the packed tile.
 template <class T>
-EDGEOPS_INLINE void
-block_scores(int64_t rows, const T* q, int64_t ldq, const T* keys, int64_t dim, T scale, int64_t from, int64_t to, T* s) {
+EDGEOPS_INLINE void block_scores(
+    int64_t rows, const T* q, int64_t ldq, const T* keys, int64_t dim, T scale, int64_t from, int64_t to, T* s) {
   constexpr int w = Panel<T>::n;
   for (int64_t j = from; j < to; j += w) {
     for (MicroBlock m(rows); m.next();) {
@@ -487,7 +488,7 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
           const int64_t rows = p.q_end - i0 < kRowBlock ? p.q_end - i0 : kRowBlock;
           const int64_t slot = tiled ? (g * row_blocks + block) * kRowSlots : 0;
           const RowState<T> state{b.top + slot, b.sum + slot, factor};
-          const int64_t at = (q0 + i0) * c.heads + h; // first row of the block in out and lse
+          const int64_t at = (q0 + i0) * c.heads + h;  // first row of the block in out and lse
           T* out = out_in_place ? static_cast<T*>(c.out) + at * c.dim_v : b.out + slot * dv_pad;
           const int64_t out_ld = out_in_place ? c.heads * c.dim_v : dv_pad;
           if (t0 == 0) {
@@ -524,8 +525,7 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
               for (MicroBlock m(rows); m.next();) {
                 const T* weights = b.scores + m.row * kScoreStride + first;
                 T* target = out + m.row * out_ld + d;
-                value_rows<T, false>(
-                    m.height, weights, v, values_ld, end - first, inverse + m.row, target, out_ld);
+                value_rows<T, false>(m.height, weights, v, values_ld, end - first, inverse + m.row, target, out_ld);
               }
             }
           } else if (first < end) {

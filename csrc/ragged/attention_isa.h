@@ -8,4 +8,4 @@ namespace edgeops::ragged {
 
 const AttentionKernel& attention_kernel(Isa isa, Storage storage);
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

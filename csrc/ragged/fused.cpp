@@ -20,20 +20,21 @@ int64_t row_grain(int64_t width) {
 }
 
 void check_rows(const Tensor& x, const char* who) {
-  EDGEOPS_CHECK(x.dim() == 2, ValueError, who, "x must have shape [T, C]", shape_of(x), "Flatten it with flatten(0, -2).");
+  EDGEOPS_CHECK(
+      x.dim() == 2, ValueError, who, "x must have shape [T, C]", shape_of(x), "Flatten it with flatten(0, -2).");
 }
 
 void check_vector(const Tensor& v, const Tensor& x, const char* who, const char* name) {
   EDGEOPS_CHECK(
-      v.scalar_type() == x.scalar_type(), TypeError, who, std::string(name) + " must have the dtype of x, " + dtype_of(x),
-      dtype_of(v), "Cast it with .to(x.dtype).");
+      v.scalar_type() == x.scalar_type(), TypeError, who,
+      std::string(name) + " must have the dtype of x, " + dtype_of(x), dtype_of(v), "Cast it with .to(x.dtype).");
   EDGEOPS_CHECK(
       v.dim() == 1 && v.size(0) == x.size(1) && v.is_cpu(), ValueError, who,
       std::string(name) + " must have shape [" + std::to_string(x.size(1)) + "], on x's device", shape_of(v),
       "Pass the vector of the layer that made x.");
 }
 
-} // namespace
+}  // namespace
 
 Tensor bias_gelu_fwd_cpu(const Tensor& x_in, const Tensor& bias_in, bool tanh) {
   const char* who = "bias_gelu";
@@ -51,12 +52,8 @@ Tensor bias_gelu_fwd_cpu(const Tensor& x_in, const Tensor& bias_in, bool tanh) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> add_layer_norm_fwd_cpu(
-    const Tensor& x_in,
-    std::optional<Tensor> x_bias,
-    const Tensor& residual_in,
-    const Tensor& weight_in,
-    const Tensor& bias_in,
-    double eps) {
+    const Tensor& x_in, std::optional<Tensor> x_bias, const Tensor& residual_in, const Tensor& weight_in,
+    const Tensor& bias_in, double eps) {
   const char* who = "add_layer_norm";
   const Storage storage = require_storage(x_in, who, "x");
   check_rows(x_in, who);
@@ -95,4 +92,4 @@ STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {
   m.impl("_add_layer_norm_fwd", TORCH_BOX(&add_layer_norm_fwd_cpu));
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

@@ -11,17 +11,16 @@
 namespace edgeops::ragged {
 
 // Checks an offsets tensor (int32 or int64 [N + 1], 0 first, never decreasing, ending at `total`) and copies it.
-inline std::vector<int64_t>
-read_offsets(const torch::stable::Tensor& offsets, int64_t total, const char* who, const char* name) {
+inline std::vector<int64_t> read_offsets(
+    const torch::stable::Tensor& offsets, int64_t total, const char* who, const char* name) {
   using torch::headeronly::ScalarType;
   const std::string n(name);
   const auto type = offsets.scalar_type();
   EDGEOPS_CHECK(
-      type == ScalarType::Int || type == ScalarType::Long,
-      TypeError, who, n + " must be int32 or int64", dtype_of(offsets), "Cast it with .to(torch.int64).");
+      type == ScalarType::Int || type == ScalarType::Long, TypeError, who, n + " must be int32 or int64",
+      dtype_of(offsets), "Cast it with .to(torch.int64).");
   EDGEOPS_CHECK(
-      offsets.dim() == 1 && offsets.numel() >= 1,
-      ValueError, who, n + " must have shape [N + 1]", shape_of(offsets),
+      offsets.dim() == 1 && offsets.numel() >= 1, ValueError, who, n + " must have shape [N + 1]", shape_of(offsets),
       "For lengths use edgeops.ragged.offsets_from_lengths.");
   EDGEOPS_CHECK(
       offsets.is_cpu(), ValueError, who, n + " must be on the CPU like the values", "another device",
@@ -50,9 +49,8 @@ read_offsets(const torch::stable::Tensor& offsets, int64_t total, const char* wh
   }
   EDGEOPS_CHECK(
       starts.back() == total, ValueError, who, n + " must end at the number of rows, " + std::to_string(total),
-      n + "[-1] = " + std::to_string(starts.back()),
-      "Did you pass lengths? Use edgeops.ragged.offsets_from_lengths.");
+      n + "[-1] = " + std::to_string(starts.back()), "Did you pass lengths? Use edgeops.ragged.offsets_from_lengths.");
   return starts;
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

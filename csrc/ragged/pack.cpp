@@ -39,7 +39,7 @@ bool dense_from(const Tensor& x, int64_t from) {
 
 void check_pair(const Tensor& padded, const Tensor& packed, const char* who) {
   bool same = padded.dim() >= 2 && packed.dim() == padded.dim() - 1 && padded.scalar_type() == packed.scalar_type() &&
-      packed.is_cpu() && padded.is_cpu();
+              packed.is_cpu() && padded.is_cpu();
   for (int64_t d = 1; same && d < packed.dim(); ++d) {
     same = packed.size(d) == padded.size(d + 1);
   }
@@ -72,7 +72,7 @@ std::vector<CopyPiece> copy_pieces(int64_t sequences, double bytes) {
   return pieces;
 }
 
-} // namespace
+}  // namespace
 
 void ragged_pack_cpu(const Tensor& padded_in, const Tensor& offsets, Tensor out) {
   const char* who = "pack";
@@ -134,4 +134,4 @@ STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {
   m.impl("_ragged_unpack", TORCH_BOX(&ragged_unpack_cpu));
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

@@ -26,14 +26,15 @@ __device__ void segment(const RowCopy& c, int64_t n, int64_t& start, int64_t& co
 }
 
 template <typename Unit, typename Offset, bool kUnpack>
-__global__ void __launch_bounds__(kThreads)
-    copy_rows(const RowCopy c, const Unit fill, const unsigned units, const unsigned rows_per_block, const unsigned blocks) {
+__global__ void __launch_bounds__(kThreads) copy_rows(
+    const RowCopy c, const Unit fill, const unsigned units, const unsigned rows_per_block, const unsigned blocks) {
   const int64_t n = blockIdx.x / blocks;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x % blocks) * rows_per_block;
   int64_t start, count;
   segment<Offset>(c, n, start, count);
   const int64_t rows_left = (kUnpack ? c.length : count) - first_row;
-  const unsigned rows = rows_left < 0 ? 0u : static_cast<unsigned>(rows_left < rows_per_block ? rows_left : rows_per_block);
+  const unsigned rows =
+      rows_left < 0 ? 0u : static_cast<unsigned>(rows_left < rows_per_block ? rows_left : rows_per_block);
 
   const char* source = static_cast<const char*>(c.source);
   char* target = static_cast<char*>(c.target);
@@ -81,7 +82,8 @@ const char* launch_widest(const RowCopy& c, void* stream) {
   if (c.num_sequences == 0 || c.length == 0 || c.row_bytes == 0 || (c.total == 0 && !kUnpack)) {
     return nullptr;
   }
-  const uint64_t all = reinterpret_cast<uint64_t>(c.source) | reinterpret_cast<uint64_t>(c.target) |
+  const uint64_t all =
+      reinterpret_cast<uint64_t>(c.source) | reinterpret_cast<uint64_t>(c.target) |
       static_cast<uint64_t>(c.row_bytes | c.padded_stride_sequence | c.padded_stride_row | c.packed_stride_row);
   const auto s = static_cast<cudaStream_t>(stream);
   if (all % 16 == 0) {
@@ -99,7 +101,7 @@ const char* launch_widest(const RowCopy& c, void* stream) {
   return launch<unsigned char, kUnpack>(c, s);
 }
 
-} // namespace
+}  // namespace
 
 const char* launch_pack(const RowCopy& copy, void* stream) {
   return launch_widest<false>(copy, stream);
@@ -109,4 +111,4 @@ const char* launch_unpack(const RowCopy& copy, void* stream) {
   return launch_widest<true>(copy, stream);
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

@@ -17,7 +17,7 @@ struct PoolPiece {
   double cost;
 };
 
-} // namespace
+}  // namespace
 
 Tensor ragged_pool_fwd_cpu(const Tensor& x_in, const Tensor& offsets, int64_t mode) {
   const char* who = "ragged_pool";
@@ -51,4 +51,4 @@ STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {
   m.impl("_ragged_pool_fwd", TORCH_BOX(&ragged_pool_fwd_cpu));
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

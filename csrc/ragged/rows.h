@@ -22,4 +22,4 @@ struct RowKernels {
 
 const RowKernels& row_kernels(Isa isa, Storage storage);
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

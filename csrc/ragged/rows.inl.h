@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Row kernels: bias + GELU, bias + residual + LayerNorm, pooling. Included once per instruction set.
 
-constexpr int64_t kSlice = 1024; // elements of a row that are widened at a time
+constexpr int64_t kSlice = 1024;  // elements of a row that are widened at a time
 
 // A slice of a row in compute type: in place where the types agree, else widened into `room`.
 template <class St>
@@ -30,7 +30,7 @@ EDGEOPS_INLINE Lanes<float>::V gelu_erf(Lanes<float>::V x) {
   y = y * t + 0.09291557774f;
   y = y * t + 0.1004560086f;
   y = y * t - 3.319707973e-5f;
-  const V tail = y * vexp2(x * x * -0.72134752f); // log2(e) / 2
+  const V tail = y * vexp2(x * x * -0.72134752f);  // log2(e) / 2
   return x * (x > zero ? 1.0f - tail : tail);
 }
 
@@ -44,9 +44,10 @@ EDGEOPS_INLINE Lanes<double>::V gelu_erf(Lanes<double>::V x) {
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)
 EDGEOPS_INLINE Lanes<float>::V gelu_tanh(Lanes<float>::V x) {
   typedef Lanes<float>::V V;
-  const V power = x * (x * x * 0.044715f + 1.0f) * -2.3022082f; // -2 sqrt(2 / pi) log2(e)
+  const V power = x * (x * x * 0.044715f + 1.0f) * -2.3022082f;  // -2 sqrt(2 / pi) log2(e)
   const V most = vset<float>(126.0f);
-  return x / (1.0f + vexp2(power > most ? most : power));
+  const V y = x / (1.0f + vexp2(power > most ? most : power));
+  return power > most ? x * 0.0f : y;  // not x / 2^126, which is large for the largest x
 }
 
 EDGEOPS_INLINE Lanes<double>::V gelu_tanh(Lanes<double>::V x) {
@@ -232,7 +233,7 @@ EDGEOPS_INLINE void pool_columns(const T* x, int64_t ld, int64_t rows, int64_t w
       for (int i = 0; i < u; ++i) {
         const V next = vload<T>(x + r * ld + c + i * w);
         if constexpr (kMax) {
-          acc[i] = acc[i] >= next || acc[i] != acc[i] ? acc[i] : next; // a NaN stays
+          acc[i] = acc[i] >= next || acc[i] != acc[i] ? acc[i] : next;  // a NaN stays
         } else {
           acc[i] += next;
         }

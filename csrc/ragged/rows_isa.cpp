@@ -5,26 +5,26 @@
 
 namespace edgeops::ragged {
 
-#pragma GCC diagnostic ignored "-Wpsabi" // vector types never cross a function that is not inlined
+#pragma GCC diagnostic ignored "-Wpsabi"  // vector types never cross a function that is not inlined
 
-#define EDGEOPS_TABLE                                                                     \
-  extern const RowKernels kRows[4] = {                                                    \
-      {bias_gelu_rows<StoreF32>, add_layer_norm_rows<StoreF32>, pool_rows<StoreF32>},     \
-      {bias_gelu_rows<StoreF64>, add_layer_norm_rows<StoreF64>, pool_rows<StoreF64>},     \
-      {bias_gelu_rows<StoreF16>, add_layer_norm_rows<StoreF16>, pool_rows<StoreF16>},     \
-      {bias_gelu_rows<StoreBf16>, add_layer_norm_rows<StoreBf16>, pool_rows<StoreBf16>},  \
+#define EDGEOPS_TABLE                                                                    \
+  extern const RowKernels kRows[4] = {                                                   \
+      {bias_gelu_rows<StoreF32>, add_layer_norm_rows<StoreF32>, pool_rows<StoreF32>},    \
+      {bias_gelu_rows<StoreF64>, add_layer_norm_rows<StoreF64>, pool_rows<StoreF64>},    \
+      {bias_gelu_rows<StoreF16>, add_layer_norm_rows<StoreF16>, pool_rows<StoreF16>},    \
+      {bias_gelu_rows<StoreBf16>, add_layer_norm_rows<StoreBf16>, pool_rows<StoreBf16>}, \
   };
 
 namespace base {
 #define EDGEOPS_VB 16
 #define EDGEOPS_F16C 0
-#include "../common/vec.inl.h"
 #include "../common/convert.inl.h"
+#include "../common/vec.inl.h"
 #include "rows.inl.h"
 EDGEOPS_TABLE
 #undef EDGEOPS_VB
 #undef EDGEOPS_F16C
-} // namespace base
+}  // namespace base
 
 #if defined(__x86_64__)
 #pragma GCC push_options
@@ -32,23 +32,23 @@ EDGEOPS_TABLE
 namespace avx2 {
 #define EDGEOPS_VB 32
 #define EDGEOPS_F16C 1
-#include "../common/vec.inl.h"
 #include "../common/convert.inl.h"
+#include "../common/vec.inl.h"
 #include "rows.inl.h"
 EDGEOPS_TABLE
 #undef EDGEOPS_VB
-} // namespace avx2
+}  // namespace avx2
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 namespace avx512 {
 #define EDGEOPS_VB 64
-#include "../common/vec.inl.h"
 #include "../common/convert.inl.h"
+#include "../common/vec.inl.h"
 #include "rows.inl.h"
 EDGEOPS_TABLE
-} // namespace avx512
+}  // namespace avx512
 #pragma GCC pop_options
 #endif
 
@@ -65,4 +65,4 @@ const RowKernels& row_kernels(Isa isa, Storage storage) {
   return base::kRows[s];
 }
 
-} // namespace edgeops::ragged
+}  // namespace edgeops::ragged

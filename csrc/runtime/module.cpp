@@ -7,7 +7,6 @@ namespace py = pybind11;
 PYBIND11_MODULE(_runtime, m) {
   m.doc() = "Host-side structures of edgeops: no tensors here.";
   m.def(
-      "compiler",
-      [] { return py::str("g++ " __VERSION__); },
+      "compiler", [] { return py::str("g++ " __VERSION__); },
       "The compiler that built the native modules, for `edgeops info`.");
 }

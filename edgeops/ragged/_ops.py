@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def _add_layer_norm_bwd_fake(
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "_ragged_attention_fwd": _attention_fwd_fake,
     "_ragged_attention_bwd": _attention_bwd_fake,
     "_ragged_pack": lambda padded, offsets, out: None,

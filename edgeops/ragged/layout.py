@@ -171,11 +171,12 @@ class RaggedLayout:
             raise TypeError(
                 message(who, "needs a torch.nested tensor with layout=torch.jagged", describe_nested(nested), "Convert it.")
             )
-        if nested.lengths() is not None:
+        jagged: Any = nested
+        if jagged.lengths() is not None:
             raise ValueError(
                 message(who, "nested tensors with holes (narrowed) are not supported", "lengths", "Call .contiguous().")
             )
-        return cls.from_offsets(nested.offsets())
+        return cls.from_offsets(jagged.offsets())
 
     @property
     def num_sequences(self) -> int:
