@@ -36,6 +36,7 @@ def _overhead() -> Figures:
 
 def _import() -> Figures:
     seconds, pulled = overhead.import_cost()
+    print(f"  optional packages imported: {', '.join(pulled) or 'none'}")
     return {"import edgeops on top of torch": seconds, "optional packages that it imports": float(len(pulled))}
 
 
