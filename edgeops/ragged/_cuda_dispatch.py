@@ -172,13 +172,21 @@ KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
-def register_cuda(library: torch.library.Library) -> list[str]:
-    """Register the GPU kernels above; returns the ops registered here.
+# what csrc/cuda/module_cuda.cpp registers
+COMPILED = ("_ragged_pack", "_ragged_unpack")
 
-    Ops that the compiled module `_C_cuda` already serves are left to it, so load that module first.
+
+def register_cuda(library: torch.library.Library, *, compiled: bool | None = None) -> list[str]:
+    """Register the GPU kernels above; returns the names of the ops registered here.
+
+    Args:
+        library: of kind "IMPL" for the namespace `edgeops`; it must be kept alive.
+        compiled: whether the CUDA module `_C_cuda` is loaded, which then serves the ops in `COMPILED` itself; `None`
+            asks `edgeops._native`.
     """
-    taken = torch._C._dispatch_has_kernel_for_dispatch_key
-    names = [name for name in KERNELS if not taken(f"{_native.NAMESPACE}::{name}", "CUDA")]
+    if compiled is None:
+        compiled = not _native._WHY_NO_CUDA
+    names = [name for name in KERNELS if not (compiled and name in COMPILED)]
     for name in names:
         library.impl(name, KERNELS[name], "CUDA")
     return names
