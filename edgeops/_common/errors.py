@@ -36,5 +36,7 @@ def missing_extra(who: str, package: str, extra: str) -> ImportError:
     "report: needs the package 'jinja2'; got no such package. Install it with: pip install 'edgeops[cli]'"
     """
     return ImportError(
-        message(who, f"needs the package '{package}'", "no such package", f"Install it with: pip install 'edgeops[{extra}]'")
+        message(
+            who, f"needs the package '{package}'", "no such package", f"Install it with: pip install 'edgeops[{extra}]'"
+        )
     )

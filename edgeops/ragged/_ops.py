@@ -47,9 +47,7 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _attention_fwd_fake(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
+def _attention_fwd_fake(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     torch._check(q.dim() == 3 and k.dim() == 3 and v.dim() == 3, lambda: "ragged_attention: q, k, v must be 3-D")
     torch._check(q.dtype == k.dtype == v.dtype, lambda: "ragged_attention: q, k and v must have one dtype")
     torch._check(q.shape[2] == k.shape[2], lambda: "ragged_attention: q and k must have the same head size")

@@ -240,7 +240,5 @@ def add_layer_norm_bwd_reference(
     normal = (total - mean[:, None]) * rstd[:, None]
     go = grad_out.to(dtype)
     scaled = go * weight.to(dtype)
-    dsum = rstd[:, None] * (
-        scaled - scaled.mean(-1, keepdim=True) - normal * (scaled * normal).mean(-1, keepdim=True)
-    )
+    dsum = rstd[:, None] * (scaled - scaled.mean(-1, keepdim=True) - normal * (scaled * normal).mean(-1, keepdim=True))
     return dsum.to(x.dtype), (go * normal).sum(0).to(weight.dtype), go.sum(0).to(weight.dtype)

@@ -51,7 +51,9 @@ def _offsets_array(lengths: Sequence[int] | Tensor) -> np.ndarray:
     if array.size and array.min() < 0:
         worst = int(array.argmin())
         raise ValueError(
-            message(who, "lengths must not be negative", f"{int(array[worst])} at {worst}", "Use 0 for empty sequences.")
+            message(
+                who, "lengths must not be negative", f"{int(array[worst])} at {worst}", "Use 0 for empty sequences."
+            )
         )
     offsets = np.zeros(array.size + 1, dtype=np.int64)
     np.cumsum(array, out=offsets[1:])
@@ -169,7 +171,9 @@ class RaggedLayout:
         who = "RaggedLayout.from_nested"
         if not (isinstance(nested, Tensor) and nested.is_nested and nested.layout == torch.jagged):
             raise TypeError(
-                message(who, "needs a torch.nested tensor with layout=torch.jagged", describe_nested(nested), "Convert it.")
+                message(
+                    who, "needs a torch.nested tensor with layout=torch.jagged", describe_nested(nested), "Convert it."
+                )
             )
         jagged: Any = nested
         if jagged.lengths() is not None:
@@ -213,7 +217,12 @@ class RaggedLayout:
         """int32 `[N + 1]`, on `device`: the form of `varlen_attn` and FlashAttention."""
         if self.total > np.iinfo(np.int32).max:
             raise ValueError(
-                message("RaggedLayout.cu_seqlens", "int32 offsets hold up to 2^31 - 1 rows", str(self.total), "Use .offsets.")
+                message(
+                    "RaggedLayout.cu_seqlens",
+                    "int32 offsets hold up to 2^31 - 1 rows",
+                    str(self.total),
+                    "Use .offsets.",
+                )
             )
         return torch.from_numpy(self._array.astype(np.int32)).to(self.device)
 
@@ -234,7 +243,9 @@ class RaggedLayout:
         width = self.padded_len if length is None else length
         if width < self.max_len:
             raise ValueError(
-                message("RaggedLayout.key_padding_mask", f"length must be at least {self.max_len}", str(width), "Raise it.")
+                message(
+                    "RaggedLayout.key_padding_mask", f"length must be at least {self.max_len}", str(width), "Raise it."
+                )
             )
         if self.indices is not None and width == self.padded_len:
             flat = torch.zeros(self.num_sequences * width, dtype=torch.bool, device=self.device)

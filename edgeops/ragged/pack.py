@@ -87,9 +87,7 @@ def pack(padded: Tensor, layout: RaggedLayout) -> Tensor:
     return result
 
 
-def unpack(
-    values: Tensor, layout: RaggedLayout, *, padding_value: float = 0.0, length: int | None = None
-) -> Tensor:
+def unpack(values: Tensor, layout: RaggedLayout, *, padding_value: float = 0.0, length: int | None = None) -> Tensor:
     """Spread packed rows over a padded batch.
 
     Args:

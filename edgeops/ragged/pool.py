@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling of packed sequences: one row for each. CoRa (MLSys 2022), section 3.1: reductions over a fused ragged loop."""
+"""Pooling of packed sequences, one row for each. CoRa (MLSys 2022), section 3.1: reductions over a fused loop."""
 
 from __future__ import annotations
 

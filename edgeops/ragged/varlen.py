@@ -63,7 +63,9 @@ def varlen_attn(
     """
     if block_table is not None or cu_seq_k is None:
         raise NotImplementedError(
-            message(_WHO, "paged key/value caches are not supported", "a block_table", "Gather the pages, pass cu_seq_k.")
+            message(
+                _WHO, "paged key/value caches are not supported", "a block_table", "Gather the pages, pass cu_seq_k."
+            )
         )
     if not enable_gqa and query.shape[1] != key.shape[1]:
         got = f"{query.shape[1]} and {key.shape[1]}"
