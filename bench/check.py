@@ -22,6 +22,8 @@ from bench.registry import GateFailed, Unavailable
 from edgeops import perf
 
 Figures = dict[str, float]
+# Quartiles of the roof further apart than this share of it make shares of the roof unreliable.
+_SHAKY = 0.1
 
 
 def _overhead() -> Figures:
@@ -72,7 +74,19 @@ def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | 
     table.show_records(chosen)
     if any(r.notes.get("synthetic") for r in chosen):
         print(f"{item}: lengths are synthetic here, so this verdict is only a rehearsal")
+    _warn_of_noise(item, chosen)
     return speed.ITEMS[item].figures(table.groups(chosen))
+
+
+def _warn_of_noise(item: str, records: Sequence[perf.Record]) -> None:
+    """Say where the roof, which never changes, moved during a run: a share of it is then a guess, above 1 even wrong."""
+    shaky = {r.case: r.notes["roof_spread"] for r in records if r.notes.get("roof_spread", 0) > _SHAKY}
+    above = sorted({r.case for r in records if (r.roof_share or 0) > 1})
+    if shaky:
+        moved = ", ".join(f"{case} {100 * spread:.0f} %" for case, spread in shaky.items())
+        print(f"{item}: the roof moved within a run ({moved} between quartiles): repeat on a quieter machine")
+    if above:
+        print(f"{item}: a share of the roof above 1 is noise ({', '.join(above)}): repeat on a quieter machine")
 
 
 def verdict(item: str, seen: Figures) -> tuple[bool, list[str]]:

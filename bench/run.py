@@ -129,6 +129,7 @@ def measure_case(
     records = []
     for name, candidate in chosen.items():
         notes: dict[str, object] = {"run": run, "suite": settings.suite, "max_abs_error": worst.get(name)}
+        notes["roof_spread"] = seen[ROOF].iqr / seen[ROOF].median
         if case.synthetic:
             notes["synthetic"] = True
         if candidate.note:

@@ -132,6 +132,15 @@ def test_synthetic_records_are_called_a_rehearsal(capsys):
     assert "only a rehearsal" in capsys.readouterr().out
 
 
+def test_a_roof_that_moves_is_pointed_out(capsys):
+    _figures("C5")
+    assert "quieter machine" not in capsys.readouterr().out
+    _figures("C14", _lists("ragged_layout", {layout.OURS: 1.0, layout.LAYER: 1.0}, share=1.2, roof_spread=0.3))
+    told = capsys.readouterr().out
+    assert "the roof moved within a run (CoLA/32 30 %" in told
+    assert "above 1 is noise" in told
+
+
 def test_addressing_passes_and_can_fail(monkeypatch):
     assert check.verdict("C1", exact.addressing(20))[0]
     monkeypatch.setattr(exact.RaggedShape, "offsets", lambda self, indices: torch.arange(len(indices)).numpy() + 1)
