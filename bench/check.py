@@ -79,7 +79,7 @@ def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | 
 
 
 def _warn_of_noise(item: str, records: Sequence[perf.Record]) -> None:
-    """Say where the roof, which never changes, moved during a run: a share of it is then a guess, above 1 even wrong."""
+    """Say where the roof, a constant, moved during a run: a share of it is then a guess, and above 1 plainly wrong."""
     shaky = {r.case: r.notes["roof_spread"] for r in records if r.notes.get("roof_spread", 0) > _SHAKY}
     above = sorted({r.case for r in records if (r.roof_share or 0) > 1})
     if shaky:
