@@ -18,8 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention_config import TileConfig, architecture, attention_config, tuned_launcher
-from .launch import autotune_allowed, on_device
+from .attention_config import TileConfig, architecture, attention_config, chosen, tune
+from .launch import on_device, tuning_wanted
 
 __all__ = ["attention_tile_map", "ragged_attention_fwd"]
 
@@ -289,12 +289,13 @@ def ragged_attention_fwd(
         bias_strides = tuple(0 if n == 1 else s for n, s in zip(bias.shape, bias.stride(), strict=True))
         bias_rows = bias.shape[2] if bias.shape[2] > 1 else UNLIMITED
         bias_cols = bias.shape[3] if bias.shape[3] > 1 else UNLIMITED
+    length_bucket = _length_bucket(total_q, num_sequences)
     arguments = (
         q, k, v, bias, out, lse, cu_q, cu_k, tile_map,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), *bias_strides,
         out.stride(0), out.stride(1), lse.stride(0),
         num_sequences, total_q, k.shape[0], num_heads // max(k.shape[1], 1), bias_rows, bias_cols,
-        float(scale), window_left, window_right, _length_bucket(total_q, num_sequences),
+        float(scale), window_left, window_right, length_bucket,
     )  # fmt: skip
     constants = {
         "D": head_size,
@@ -308,11 +309,15 @@ def ragged_attention_fwd(
         "PRECISION": precision,
         "BLOCK_M": config.block_m,
     }
+    grid = (num_tiles, num_heads)
+    # the kind of call holds no exact length, so the choice is made a few times only
+    kind = (q.device, q.dtype, *constants.values(), length_bucket)
     with on_device(q):
-        if autotune_allowed(q):
-            tuned_launcher(_ragged_attention_fwd_kernel)[(num_tiles, num_heads)](*arguments, **constants)
+        if kind not in chosen and tuning_wanted(q):
+            chosen[kind] = tune(_ragged_attention_fwd_kernel, grid, arguments, constants)
         else:
-            _ragged_attention_fwd_kernel[(num_tiles, num_heads)](*arguments, **constants, **config.launch())
+            launch = chosen.get(kind) or config.launch()
+            _ragged_attention_fwd_kernel[grid](*arguments, **constants, **launch)
     return out, lse
 
 

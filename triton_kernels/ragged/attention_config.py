@@ -2,9 +2,8 @@
 """Tile sizes of the attention kernel, fixed or timed.
 
 The fixed tables were chosen by what the compilers report for sm_80, sm_90 and gfx942 (no spilled register, shared
-memory that fits), not by time; `tests/triton/test_aot.py` holds them to that. To re-tune, run on the card in question:
-the tuner is on by default there (`EDGEOPS_TRITON_AUTOTUNE=0` keeps the tables). `block_m` is never tuned, so that a
-tile map stays valid.
+memory that fits), not by time; `tests/triton/test_aot.py` holds them to that. To re-tune, run on the card in question
+with `EDGEOPS_TRITON_AUTOTUNE=1` and read `chosen`. `block_m` is never tuned, so that a tile map stays valid.
 """
 
 from __future__ import annotations
@@ -110,8 +109,19 @@ def _prune(configs: list[Any], named_args: dict[str, Any], **constants: Any) -> 
     return sorted(fitting or configs[:1], key=distance)[:8]
 
 
+# what was timed in this process: kind of call -> launch keywords
+chosen: dict[tuple[Any, ...], dict[str, int]] = {}
+
+
 @functools.cache
-def tuned_launcher(kernel: Any) -> Any:
-    """`kernel` behind triton's autotuner. The key holds no exact length, only three classes of mean length."""
+def _tuner(kernel: Any) -> Any:
     key = ["D", "DV", "HAS_BIAS", "HAS_LEFT", "HAS_RIGHT", "PRECISION", "length_bucket"]
     return triton.autotune(_candidates(), key=key, prune_configs_by={"early_config_prune": _prune})(kernel)
+
+
+def tune(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> dict[str, int]:
+    """Time the candidates on these arguments, run the best one, and return its launch keywords."""
+    tuner = _tuner(kernel)
+    tuner[grid](*arguments, **constants)
+    best = tuner.best_config
+    return {**best.kwargs, "num_warps": best.num_warps, "num_stages": best.num_stages}

@@ -16,13 +16,13 @@ def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-def autotune_allowed(x: torch.Tensor) -> bool:
-    """Whether a launch on `x` may time several configurations.
+def tuning_wanted(x: torch.Tensor) -> bool:
+    """Whether a launch on `x` may time several configurations: only with `EDGEOPS_TRITON_AUTOTUNE=1`.
 
-    Timing needs a real GPU and synchronises, so it is off inside a CUDA graph capture. `EDGEOPS_TRITON_AUTOTUNE=0`
-    turns it off altogether: every process then runs the same configuration, and equal inputs give equal bits.
+    Off by default: compiling the candidates takes seconds for each new kind of call, and a fixed configuration gives
+    every sequence the same bits in any batch. Timing synchronises, so it never happens inside a CUDA graph capture.
     """
-    if not x.is_cuda or os.environ.get("EDGEOPS_TRITON_AUTOTUNE", "1") == "0":
+    if not x.is_cuda or os.environ.get("EDGEOPS_TRITON_AUTOTUNE", "0") != "1":
         return False
     return not torch.cuda.is_current_stream_capturing()
 

@@ -9,14 +9,12 @@ import torch
 from edgeops.ragged._reference import attention_scores_reference, ragged_attention_fwd_reference
 from edgeops.triton_kernels.ragged.attention import attention_tile_map, ragged_attention_fwd
 from edgeops.triton_kernels.ragged.attention_config import attention_config
+from tests.budget import assert_within_budget
+from tests.peers import offsets_of
 
 # row tile of float32 with head sizes up to 64; the edges below are chosen round it
 TILE = attention_config(torch.float32, 32, 32).block_m
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-
-
-def offsets(lengths, dtype=torch.int32):
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=dtype)
 
 
 def inputs(lengths_q, lengths_k, dtype, heads=2, kv_heads=2, head_size=16, head_size_v=None):
@@ -53,15 +51,6 @@ def same_dtype(q, k, v, cu_q, cu_k, bias, scale, causal, left, right):
     return out
 
 
-def assert_within_budget(name, got, peer, exact, factor=2.0):
-    """`got` may be `factor` times as wrong as plain torch in the same dtype, plus the noise of one rounding."""
-    assert got.isfinite().all(), f"{name}: not finite, or elements that nobody wrote"
-    error, peer_error = (got.double() - exact).abs().max(), (peer.double() - exact).abs().max()
-    low = exact.to(got.dtype)
-    noise = 2 * (low + 0.3 - 0.3 - low).abs().max().double()
-    assert error <= factor * peer_error + noise, f"{name}: error {error:.3g}, torch {peer_error:.3g}, noise {noise:.3g}"
-
-
 def check(q, k, v, cu_q, cu_k, *, bias=None, scale=0.3, causal=False, window=(-1, -1)):
     arguments = (cu_q, cu_k, bias, scale, causal, *window)
     out, lse = ragged_attention_fwd(q, k, v, *arguments)
@@ -93,7 +82,7 @@ LENGTHS = {
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 def test_lengths(lengths, causal, dtype):
     q, k, v = inputs(lengths, lengths, dtype, heads=1, kv_heads=1)
-    check(q, k, v, offsets(lengths), offsets(lengths), causal=causal)
+    check(q, k, v, offsets_of(lengths), offsets_of(lengths), causal=causal)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +90,7 @@ def test_lengths(lengths, causal, dtype):
 )
 def test_head_sizes(head_size, head_size_v):
     q, k, v = inputs([5, 0, 33], [7, 3, 18], torch.float32, 1, 1, head_size, head_size_v)
-    check(q, k, v, offsets([5, 0, 33]), offsets([7, 3, 18]), causal=True)
+    check(q, k, v, offsets_of([5, 0, 33]), offsets_of([7, 3, 18]), causal=True)
 
 
 CROSS = [3, 0, 40, 9, 6], [9, 4, 70, 2, 0]
@@ -112,27 +101,27 @@ CROSS = [3, 0, 40, 9, 6], [9, 4, 70, 2, 0]
 @pytest.mark.parametrize("window", [(-1, -1), (0, 0), (5, 3), (0, -1), (-1, 2), (33, 0), (2**31 - 1, 2**31 - 1)])
 def test_cross_lengths_and_windows(window, causal, dtype):
     q, k, v = inputs(*CROSS, dtype)
-    check(q, k, v, offsets(CROSS[0]), offsets(CROSS[1]), causal=causal, window=window)
+    check(q, k, v, offsets_of(CROSS[0]), offsets_of(CROSS[1]), causal=causal, window=window)
 
 
 def test_window_with_an_unmasked_part():
     lengths = [4 * TILE]
     q, k, v = inputs(lengths, lengths, torch.float32, 1, 1)
-    check(q, k, v, offsets(lengths), offsets(lengths), window=(2 * TILE, TILE))
+    check(q, k, v, offsets_of(lengths), offsets_of(lengths), window=(2 * TILE, TILE))
 
 
 @DTYPES
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
 def test_grouped_queries(kv_heads, dtype):
     q, k, v = inputs([4, 10], [6, 3], dtype, heads=6, kv_heads=kv_heads)
-    check(q, k, v, offsets([4, 10]), offsets([6, 3]))
+    check(q, k, v, offsets_of([4, 10]), offsets_of([6, 3]))
 
 
 @pytest.mark.parametrize("shape", list(itertools.product([1, 3], [1, 2], [1, 40], [1, 35])))
 def test_bias_broadcasts(shape):
     lengths_q, lengths_k = [40, 0, 8], [12, 5, 35]
     q, k, v = inputs(lengths_q, lengths_k, torch.float32)
-    check(q, k, v, offsets(lengths_q), offsets(lengths_k), bias=torch.randn(shape), causal=True)
+    check(q, k, v, offsets_of(lengths_q), offsets_of(lengths_k), bias=torch.randn(shape), causal=True)
 
 
 @DTYPES
@@ -141,33 +130,35 @@ def test_bias_of_minus_infinity_hides_keys(dtype):
     bias = torch.zeros(1, 1, 9, 12)
     bias[..., 3, :] = -torch.inf
     bias[..., 5:] = -torch.inf
-    out, lse = check(q, k, v, offsets([9]), offsets([12]), bias=bias.to(dtype))
+    out, lse = check(q, k, v, offsets_of([9]), offsets_of([12]), bias=bias.to(dtype))
     assert (lse[3] == -torch.inf).all()
     assert (out[3] == 0).all()
 
 
 def test_strided_bias():
     q, k, v = inputs([9], [12], torch.float32)
-    check(q, k, v, offsets([9]), offsets([12]), bias=torch.randn(12, 9, 2, 1).permute(3, 2, 1, 0))
+    check(q, k, v, offsets_of([9]), offsets_of([12]), bias=torch.randn(12, 9, 2, 1).permute(3, 2, 1, 0))
 
 
 @DTYPES
 def test_fused_projection_is_read_in_place(dtype):
     lengths = [5, 30]
     qkv = torch.randn(35, 3, 2, 16).to(dtype)
-    check(*qkv.unbind(1), offsets(lengths), offsets(lengths))
+    check(*qkv.unbind(1), offsets_of(lengths), offsets_of(lengths))
 
 
 def test_expanded_keys():
     q = torch.randn(5, 4, 16)
     k = torch.randn(7, 1, 16).expand(7, 4, 16)
-    check(q, k, k, offsets([5]), offsets([7]))
+    check(q, k, k, offsets_of([5]), offsets_of([7]))
 
 
 def test_offsets_of_both_widths_give_the_same():
     q, k, v = inputs([3, 5], [4, 4], torch.float32)
-    narrow = ragged_attention_fwd(q, k, v, offsets([3, 5]), offsets([4, 4]), None, 0.3, False, -1, -1)
-    wide = offsets([3, 5], torch.int64), offsets([4, 4], torch.int64)
+    narrow = ragged_attention_fwd(
+        q, k, v, offsets_of([3, 5], torch.int32), offsets_of([4, 4], torch.int32), None, 0.3, False, -1, -1
+    )
+    wide = offsets_of([3, 5]), offsets_of([4, 4])
     for a, b in zip(narrow, ragged_attention_fwd(q, k, v, *wide, None, 0.3, False, -1, -1), strict=True):
         assert torch.equal(a, b)
 
@@ -175,10 +166,10 @@ def test_offsets_of_both_widths_give_the_same():
 def test_nan_stays_in_its_sequence():
     lengths = [TILE + 1, 7, 40]
     q, k, v = (x.contiguous() for x in inputs(lengths, lengths, torch.float32, 1, 1))
-    clean, _ = ragged_attention_fwd(q, k, v, offsets(lengths), offsets(lengths), None, 0.3, False, -1, -1)
+    clean, _ = ragged_attention_fwd(q, k, v, offsets_of(lengths), offsets_of(lengths), None, 0.3, False, -1, -1)
     for x in (q, k, v):
         x[TILE + 1 : TILE + 8] = float("nan")
-    out, _ = ragged_attention_fwd(q, k, v, offsets(lengths), offsets(lengths), None, 0.3, False, -1, -1)
+    out, _ = ragged_attention_fwd(q, k, v, offsets_of(lengths), offsets_of(lengths), None, 0.3, False, -1, -1)
     assert torch.equal(out[: TILE + 1], clean[: TILE + 1])
     assert torch.equal(out[TILE + 8 :], clean[TILE + 8 :])
     assert out[TILE + 1 : TILE + 8].isnan().all()
@@ -187,9 +178,9 @@ def test_nan_stays_in_its_sequence():
 def test_result_does_not_depend_on_the_rest_of_the_batch():
     lengths = [13, TILE + 2, 0, 50]
     q, k, v = (x.contiguous() for x in inputs(lengths, lengths, torch.float32, 1, 1))
-    out, lse = ragged_attention_fwd(q, k, v, offsets(lengths), offsets(lengths), None, 0.3, True, -1, -1)
+    out, lse = ragged_attention_fwd(q, k, v, offsets_of(lengths), offsets_of(lengths), None, 0.3, True, -1, -1)
     rows = slice(13, 13 + TILE + 2)
-    alone = offsets([TILE + 2])
+    alone = offsets_of([TILE + 2])
     out1, lse1 = ragged_attention_fwd(q[rows], k[rows], v[rows], alone, alone, None, 0.3, True, -1, -1)
     assert torch.equal(out[rows], out1)
     assert torch.equal(lse[rows], lse1)
@@ -199,7 +190,7 @@ def test_result_does_not_depend_on_the_rest_of_the_batch():
 def test_tile_map_gives_the_same(causal):
     lengths = [5, 0, 2 * TILE + 1, TILE]
     q, k, v = inputs(lengths, lengths, torch.float32, 1, 1)
-    arguments = (q, k, v, offsets(lengths), offsets(lengths), None, 0.3, causal, -1, -1)
+    arguments = (q, k, v, offsets_of(lengths), offsets_of(lengths), None, 0.3, causal, -1, -1)
     config = attention_config(torch.float32, 16, 16)
     tiles = attention_tile_map(lengths, lengths, config, causal=causal)
     assert sorted(tiles.tolist()) == [[0, 0], [2, 0], [2, 1], [2, 2], [3, 0]]
@@ -210,7 +201,7 @@ def test_tile_map_gives_the_same(causal):
 
 def test_rows_of_no_sequence_are_empty_rows():
     q, k, v = inputs([TILE + 40], [20], torch.float32, 1, 1)
-    out, lse = ragged_attention_fwd(q, k, v, offsets([9, 3]), offsets([12, 8]), None, 0.3, False, -1, -1)
+    out, lse = ragged_attention_fwd(q, k, v, offsets_of([9, 3]), offsets_of([12, 8]), None, 0.3, False, -1, -1)
     assert (out[12:] == 0).all()
     assert (lse[12:] == -torch.inf).all()
     assert out[:12].isfinite().all()
@@ -219,7 +210,7 @@ def test_rows_of_no_sequence_are_empty_rows():
 @pytest.mark.parametrize("wrong", [[0, 500, 900], [0, 7, 2], [-5, 3, 10], [8, 2, 0], [0, 2**40, 2**41], [3, 3, 3]])
 def test_wrong_offsets_never_reach_outside(wrong):
     q, k, v = inputs([10], [10], torch.float32, 1, 1)
-    good, bad = offsets([6, 4], torch.int64), torch.tensor(wrong)
+    good, bad = offsets_of([6, 4]), torch.tensor(wrong)
     for cu_q, cu_k in ((bad, good), (good, bad), (bad, bad)):
         out, _ = ragged_attention_fwd(q, k, v, cu_q, cu_k, torch.randn(2, 1, 10, 10), 0.3, True, -1, -1)
         assert out.shape == (10, 1, 16)

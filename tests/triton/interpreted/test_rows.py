@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack, unpack, pooling and the fused row kernels against the float64 twins, in the interpreter."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -10,6 +8,7 @@ from edgeops.ragged import _reference as twin
 from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd, bias_gelu_fwd
 from edgeops.triton_kernels.ragged.pack import ragged_pack, ragged_unpack
 from edgeops.triton_kernels.ragged.pool import ragged_pool_fwd
+from tests.peers import offsets_of
 
 LENGTHS = {
     "mixed": [3, 0, 5, 1, 0],
@@ -22,10 +21,6 @@ LISTS = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 COPIED = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.bool]
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 WIDTHS = pytest.mark.parametrize("width", [1, 31, 128, 129, 700])
-
-
-def offsets(lengths, dtype=torch.int64):
-    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=dtype)
 
 
 def values(*shape, dtype):
@@ -45,8 +40,8 @@ def close(got, exact):
 def test_pack(lengths, dtype, tail):
     padded = values(len(lengths), max(lengths, default=0) + 2, *tail, dtype=dtype)
     out, expected = padded.new_zeros(2, sum(lengths) + 1, *tail)
-    ragged_pack(padded, offsets(lengths), out)
-    twin.ragged_pack_reference(padded, offsets(lengths), expected)
+    ragged_pack(padded, offsets_of(lengths), out)
+    twin.ragged_pack_reference(padded, offsets_of(lengths), expected)
     assert torch.equal(out, expected)
 
 
@@ -57,8 +52,8 @@ def test_unpack(lengths, dtype, tail):
     packed = values(sum(lengths), *tail, dtype=dtype)
     out, expected = (packed.new_empty(len(lengths), max(lengths, default=0) + 2, *tail) for _ in range(2))
     padding = 1.0 if dtype == torch.bool else -100.0
-    ragged_unpack(packed, offsets(lengths, torch.int32), padding, out)
-    twin.ragged_unpack_reference(packed, offsets(lengths), padding, expected)
+    ragged_unpack(packed, offsets_of(lengths, torch.int32), padding, out)
+    twin.ragged_unpack_reference(packed, offsets_of(lengths), padding, expected)
     assert torch.equal(out, expected)
 
 
@@ -66,7 +61,7 @@ def test_unpack(lengths, dtype, tail):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_unpack_writes_the_padding_exactly(padding, dtype):
     out = torch.empty(1, 2, 3, dtype=dtype)
-    ragged_unpack(torch.ones(1, 3, dtype=dtype), offsets([1]), padding, out)
+    ragged_unpack(torch.ones(1, 3, dtype=dtype), offsets_of([1]), padding, out)
     expected = torch.full((3,), padding, dtype=dtype)
     assert torch.equal(out[0, 1].nan_to_num(7.0), expected.nan_to_num(7.0))
 
@@ -75,19 +70,19 @@ def test_pack_never_reads_the_padding_and_keeps_nan_bits():
     padded = torch.full((2, 4, 3), float("nan"))
     padded[0, :2], padded[1, :3] = 1.0, 2.0
     out = torch.zeros(5, 3)
-    ragged_pack(padded, offsets([2, 3]), out)
+    ragged_pack(padded, offsets_of([2, 3]), out)
     assert out.isfinite().all()
     signalling = torch.tensor([[[0x7F800001]]], dtype=torch.int32).view(torch.float32)
     out = torch.zeros(1, 1)
-    ragged_pack(signalling, offsets([1]), out)
+    ragged_pack(signalling, offsets_of([1]), out)
     assert out.view(torch.int32).item() == 0x7F800001
 
 
 def test_pack_reads_strides():
     padded = torch.randn(6, 4, 5).transpose(0, 1)[:, :, ::2]
     out, expected = torch.zeros(2, 9, 3)
-    ragged_pack(padded, offsets([3, 0, 5, 1]), out)
-    twin.ragged_pack_reference(padded, offsets([3, 0, 5, 1]), expected)
+    ragged_pack(padded, offsets_of([3, 0, 5, 1]), out)
+    twin.ragged_pack_reference(padded, offsets_of([3, 0, 5, 1]), expected)
     assert torch.equal(out, expected)
 
 
@@ -104,8 +99,8 @@ def test_wrong_offsets_never_reach_outside(wrong):
 @pytest.mark.parametrize("mode", [0, 1, 2], ids=twin.POOL_MODES)
 def test_pool(lengths, dtype, mode):
     x = values(sum(lengths), 37, dtype=dtype)
-    exact = twin.ragged_pool_fwd_reference(x.double(), offsets(lengths), mode)
-    got = ragged_pool_fwd(x, offsets(lengths, torch.int32), mode)
+    exact = twin.ragged_pool_fwd_reference(x.double(), offsets_of(lengths), mode)
+    got = ragged_pool_fwd(x, offsets_of(lengths, torch.int32), mode)
     assert got.dtype == dtype
     # a sum of n terms carries n roundings of the float32 accumulator
     scale = max([1, *lengths])
@@ -116,14 +111,14 @@ def test_pool(lengths, dtype, mode):
 def test_pool_keeps_nan_in_its_segment(mode):
     x = torch.randn(50, 5)
     x[40, 3] = float("nan")
-    out = ragged_pool_fwd(x, offsets([10, 35, 5]), mode)
+    out = ragged_pool_fwd(x, offsets_of([10, 35, 5]), mode)
     assert out.isnan().nonzero().tolist() == [[1, 3]]
 
 
 def test_pool_reads_strided_rows():
     x = torch.randn(9, 20)[:, 3:9]
-    got = ragged_pool_fwd(x, offsets([4, 5]), 1)
-    close(got, twin.ragged_pool_fwd_reference(x.double(), offsets([4, 5]), 1))
+    got = ragged_pool_fwd(x, offsets_of([4, 5]), 1)
+    close(got, twin.ragged_pool_fwd_reference(x.double(), offsets_of([4, 5]), 1))
 
 
 @FLOATS
