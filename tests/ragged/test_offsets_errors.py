@@ -237,5 +237,5 @@ def test_kernel_ops_never_drop_gradients_silently() -> None:
     """Backward through a kernel op, which knows no gradients, must say so."""
     q = rows().requires_grad_()
     out, _ = torch.ops.edgeops._ragged_attention_fwd(q, q, q, CU, CU, None, 1.0, False, -1, -1)
-    with pytest.raises((RuntimeError, UserWarning), match="autograd|does not require grad"):
+    with pytest.raises((RuntimeError, UserWarning), match=r"autograd|does not require grad"):
         out.sum().backward()
