@@ -8,8 +8,10 @@ Subsystems register the rules of their own ops (`edgeops/<subsystem>/_ops.py`) w
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -114,16 +116,27 @@ def translate(error: RuntimeError) -> Exception:
     return _KINDS.get(kind, RuntimeError)(rest.split("\n", 1)[0])
 
 
-def _functorch_active() -> bool:
-    """Whether a functorch transform (vmap, grad, jvp) runs; the question `autograd.Function.apply` itself asks."""
-    ask = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return bool(ask()) if ask is not None else False
+# Whether a functorch transform (vmap, grad, jvp) runs: the question `autograd.Function.apply` itself asks.
+_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+def kernel(name: str) -> Callable[..., Any]:
+    """The kernel op `torch.ops.edgeops.<name>`, resolved once; without the binary a function that says what to do."""
+    if _WHY_NO_OPS:
+
+        def missing(*_: Any) -> Any:
+            require(name.strip("_"))
+
+        return missing
+    op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    return op
 
 
 def differentiable(
     forward: Callable[..., Any],
     save: Callable[[Any, Sequence[Any], Any], None],
     backward: Callable[..., Any],
+    inputs: Sequence[int] = (0,),
 ) -> Callable[..., Any]:
     """Make a function of kernel ops differentiable, with one definition of backward.
 
@@ -131,6 +144,7 @@ def differentiable(
         forward: `forward(*args) -> outputs`, calls kernel ops only.
         save: `save(ctx, args, outputs)` keeps what backward needs.
         backward: `backward(ctx, *grads) -> one gradient per argument`.
+        inputs: positions of the differentiable arguments, tensors or `None`.
 
     Returns:
         A function of the same arguments. Without a gradient to compute it is `forward` itself; in eager mode a cheap
@@ -160,10 +174,17 @@ def differentiable(
             save(ctx, inputs, output)
 
     Functorch.backward = staticmethod(backward)  # type: ignore[method-assign]
+    grad_enabled, compiling = torch.is_grad_enabled, torch.compiler.is_compiling
 
     def call(*args: Any) -> Any:
-        wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
-        if torch.compiler.is_compiling():
+        wanted = False
+        if grad_enabled():
+            for i in inputs:
+                x = args[i]
+                if x is not None and x.requires_grad:
+                    wanted = True
+                    break
+        if compiling():
             return Eager.apply(*args) if wanted else forward(*args)
         try:
             if _functorch_active():
@@ -175,6 +196,22 @@ def differentiable(
                 raise
             raise meant from None
 
+    return call
+
+
+def eager_only(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a function that reads values on the host out of compiled graphs.
+
+    As `torch.compiler.disable`, which would import the compiler (seconds) where the function is defined.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        compiler = sys.modules.get("torch._dynamo")
+        return (function if compiler is None else compiler.disable(function))(*args, **kwargs)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    call._torchdynamo_disable_msg = "reads values on the host"  # type: ignore[attr-defined]
     return call
 
 

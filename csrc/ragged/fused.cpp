@@ -41,7 +41,7 @@ Tensor bias_gelu_fwd_cpu(const Tensor& x_in, const Tensor& bias_in, bool tanh) {
   const Storage storage = require_storage(x_in, who, "x");
   check_rows(x_in, who);
   check_vector(bias_in, x_in, who, "bias");
-  const Tensor x = torch::stable::contiguous(x_in), bias = torch::stable::contiguous(bias_in);
+  const Tensor x = dense(x_in), bias = dense(bias_in);
   const int64_t rows = x.size(0), width = x.size(1);
   Tensor out = new_output(x, {rows, width});
   const auto& kernels = row_kernels(active_isa(), storage);
@@ -69,10 +69,10 @@ std::tuple<Tensor, Tensor, Tensor> add_layer_norm_fwd_cpu(
   check_vector(bias_in, x_in, who, "bias");
   if (x_bias.has_value()) {
     check_vector(*x_bias, x_in, who, "x_bias");
-    x_bias = torch::stable::contiguous(*x_bias);
+    x_bias = dense(*x_bias);
   }
-  const Tensor x = torch::stable::contiguous(x_in), residual = torch::stable::contiguous(residual_in);
-  const Tensor weight = torch::stable::contiguous(weight_in), bias = torch::stable::contiguous(bias_in);
+  const Tensor x = dense(x_in), residual = dense(residual_in);
+  const Tensor weight = dense(weight_in), bias = dense(bias_in);
   const int64_t rows = x.size(0), width = x.size(1);
   Tensor out = new_output(x, {rows, width});
   Tensor mean = new_output(x, {rows}, compute_type(storage));

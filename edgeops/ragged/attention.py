@@ -13,6 +13,9 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import describe, message
 
+_fwd = _native.kernel("_ragged_attention_fwd")
+_bwd = _native.kernel("_ragged_attention_bwd")
+
 
 def _forward(
     q: Tensor,
@@ -26,7 +29,8 @@ def _forward(
     left: int,
     right: int,
 ) -> tuple[Tensor, Tensor]:
-    return torch.ops.edgeops._ragged_attention_fwd(q, k, v, cu_q, cu_k, bias, scale, causal, left, right)
+    result: tuple[Tensor, Tensor] = _fwd(q, k, v, cu_q, cu_k, bias, scale, causal, left, right)
+    return result
 
 
 def _save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor]) -> None:
@@ -39,13 +43,11 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
     q, k, v, cu_q, cu_k, *bias, out, lse = ctx.saved_tensors
     if grad_out is None:
         grad_out = torch.zeros_like(out)
-    dq, dk, dv, dbias = torch.ops.edgeops._ragged_attention_bwd(
-        grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias[0] if bias else None, *ctx.rest
-    )
+    dq, dk, dv, dbias = _bwd(grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias[0] if bias else None, *ctx.rest)
     return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None
 
 
-_attention = _native.differentiable(_forward, _save, _backward)
+_attention = _native.differentiable(_forward, _save, _backward, inputs=(0, 1, 2, 5))
 
 
 def _call(
@@ -118,8 +120,6 @@ def ragged_attention(
     >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
     torch.Size([5, 2, 8])
     """
-    if not _native.available():
-        _native.require("ragged_attention")
     out, lse = _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)
     return (out, lse) if return_lse else out
 

@@ -15,9 +15,14 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import message
 
+_gelu_fwd = _native.kernel("_bias_gelu_fwd")
+_gelu_bwd = _native.kernel("_bias_gelu_bwd")
+_norm_fwd = _native.kernel("_add_layer_norm_fwd")
+_norm_bwd = _native.kernel("_add_layer_norm_bwd")
+
 
 def _gelu_forward(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
-    result: Tensor = torch.ops.edgeops._bias_gelu_fwd(x, bias, tanh)
+    result: Tensor = _gelu_fwd(x, bias, tanh)
     return result
 
 
@@ -30,16 +35,14 @@ def _gelu_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None
     x, bias = ctx.saved_tensors
-    dx = torch.ops.edgeops._bias_gelu_bwd(grad, x, bias, ctx.tanh)
+    dx = _gelu_bwd(grad, x, bias, ctx.tanh)
     return dx, dx.sum(0), None
 
 
 def _norm_forward(
     x: Tensor, x_bias: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.edgeops._add_layer_norm_fwd(
-        x, x_bias, residual, weight, bias, eps
-    )
+    result: tuple[Tensor, Tensor, Tensor] = _norm_fwd(x, x_bias, residual, weight, bias, eps)
     return result
 
 
@@ -54,14 +57,12 @@ def _norm_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
     if grad is None:
         return None, None, None, None, None, None
     x, residual, mean, rstd, weight, *x_bias = ctx.saved_tensors
-    dsum, dweight, dbias = torch.ops.edgeops._add_layer_norm_bwd(
-        grad, x, x_bias[0] if x_bias else None, residual, mean, rstd, weight
-    )
+    dsum, dweight, dbias = _norm_bwd(grad, x, x_bias[0] if x_bias else None, residual, mean, rstd, weight)
     return dsum, dsum.sum(0) if x_bias else None, dsum, dweight, dbias, None
 
 
-_bias_gelu = _native.differentiable(_gelu_forward, _gelu_save, _gelu_backward)
-_add_layer_norm = _native.differentiable(_norm_forward, _norm_save, _norm_backward)
+_bias_gelu = _native.differentiable(_gelu_forward, _gelu_save, _gelu_backward, inputs=(0, 1))
+_add_layer_norm = _native.differentiable(_norm_forward, _norm_save, _norm_backward, inputs=(0, 1, 2, 3, 4))
 
 
 def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
@@ -81,8 +82,6 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     >>> bias_gelu(torch.zeros(1, 2), torch.tensor([0.0, 1.0]))
     tensor([[0.0000, 0.8413]])
     """
-    if not _native.available():
-        _native.require("bias_gelu")
     if approximate not in ("none", "tanh"):
         raise ValueError(message("bias_gelu", "approximate must be 'none' or 'tanh'", repr(approximate), "Pick one."))
     if bias.dtype != x.dtype and _native.autocast_dtype(x) is not None:
@@ -118,8 +117,6 @@ def add_layer_norm(
     >>> add_layer_norm(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), torch.ones(2), torch.zeros(2))
     tensor([[-1.0000,  1.0000]])
     """
-    if not _native.available():
-        _native.require("add_layer_norm")
     if _native.autocast_dtype(x) is not None:
         wide = torch.promote_types(x.dtype, residual.dtype)
         x, residual, weight, bias = x.to(wide), residual.to(wide), weight.to(wide), bias.to(wide)

@@ -6,23 +6,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.layout import RaggedLayout
 
+_pack_into = _native.kernel("_ragged_pack")
+_unpack_into = _native.kernel("_ragged_unpack")
+
 
 def _pack_forward(padded: Tensor, offsets: Tensor, total: int) -> Tensor:
     out = padded.new_empty(total, *padded.shape[2:])
-    torch.ops.edgeops._ragged_pack(padded, offsets, out)
+    _pack_into(padded, offsets, out)
     return out
 
 
 def _unpack_forward(values: Tensor, offsets: Tensor, length: int, padding_value: float) -> Tensor:
     out = values.new_empty(offsets.shape[0] - 1, length, *values.shape[1:])
-    torch.ops.edgeops._ragged_unpack(values, offsets, padding_value, out)
+    _unpack_into(values, offsets, padding_value, out)
     return out
 
 
@@ -73,7 +75,6 @@ def pack(padded: Tensor, layout: RaggedLayout) -> Tensor:
     >>> pack(torch.tensor([[1, 0], [2, 3]]), layout)
     tensor([1, 2, 3])
     """
-    _native.require("pack")
     wide_enough = padded.ndim >= 2 and padded.shape[1] >= layout.max_len
     if padded.ndim < 2 or padded.shape[0] != layout.num_sequences or not wide_enough:
         rule = f"padded must have shape [{layout.num_sequences}, >={layout.max_len}, ...] to fit the layout"
@@ -107,7 +108,6 @@ def unpack(values: Tensor, layout: RaggedLayout, *, padding_value: float = 0.0, 
     tensor([[1, 0],
             [2, 3]])
     """
-    _native.require("unpack")
     if values.ndim < 1 or values.shape[0] != layout.total:
         rule = f"values must have {layout.total} rows to fit the layout"
         raise ValueError(message("unpack", rule, describe(values), "Pass the tensor that was packed with this layout."))

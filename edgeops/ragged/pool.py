@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import message
 from edgeops.ragged._reference import POOL_MODES
 
+_fwd = _native.kernel("_ragged_pool_fwd")
+_bwd = _native.kernel("_ragged_pool_bwd")
+
 
 def _forward(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
-    result: Tensor = torch.ops.edgeops._ragged_pool_fwd(x, offsets, mode)
+    result: Tensor = _fwd(x, offsets, mode)
     return result
 
 
@@ -29,7 +31,7 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     x, out, offsets = ctx.saved_tensors
     if grad is None:
         return None, None, None
-    return torch.ops.edgeops._ragged_pool_bwd(grad, x, out, offsets, ctx.mode), None, None
+    return _bwd(grad, x, out, offsets, ctx.mode), None, None
 
 
 _pool = _native.differentiable(_forward, _save, _backward)
@@ -53,8 +55,6 @@ def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:
     tensor([[2.],
             [5.]])
     """
-    if not _native.available():
-        _native.require("ragged_pool")
     if reduction not in POOL_MODES:
         rule = f"reduction must be one of {', '.join(POOL_MODES)}"
         raise ValueError(message("ragged_pool", rule, repr(reduction), "Choose one of these."))

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.convert._bert import BertAdapter
 from edgeops.ragged.convert._distilbert import DistilBertAdapter
@@ -94,6 +95,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Raises:
         TypeError: `model` is not a module.
+        ImportError: the native ops are not built.
         NotImplementedError: the model holds no encoder of a known kind, or one that cannot be converted, with the
             reasons for each module.
 
@@ -106,6 +108,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(message("convert", "model must be an nn.Module", describe(model), "Pass the model itself."))
+    _native.require("convert")
     found = list(_candidates(model))
     if not found:
         if is_converted(model):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.layout import RaggedLayout
 from edgeops.ragged.pack import unpack
@@ -90,7 +91,7 @@ def padding_from_mask(mask: Tensor | None, shape: tuple[int, int], device: torch
     return Padding(shape, None, None, device) if mask is None else _read_mask(mask, shape, device)
 
 
-@torch.compiler.disable
+@_native.eager_only
 def _read_mask(mask: Tensor, shape: tuple[int, int], device: torch.device) -> Padding:
     layout = RaggedLayout.from_padding_mask(mask if not mask.is_floating_point() else mask != 0)
     if layout.total == shape[0] * shape[1]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 Linears = tuple[nn.Module, nn.Module, nn.Module]
+_LINEARS = (nn.Linear, NonDynamicallyQuantizableLinear)
 
 
 class FusedWeights(NamedTuple):
@@ -29,9 +30,7 @@ class FusedWeights(NamedTuple):
 
 def is_plain_linear(module: nn.Module) -> bool:
     """An `nn.Linear` whose call does nothing but `F.linear`: no subclass of the user's, no hooks."""
-    return type(module) in (nn.Linear, NonDynamicallyQuantizableLinear) and not (
-        module._forward_hooks or module._forward_pre_hooks
-    )
+    return type(module) in _LINEARS and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 def _join(parts: list[nn.Parameter]) -> Tensor | None:

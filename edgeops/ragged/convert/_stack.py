@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops import _native
 from edgeops.ragged.attention import ragged_attention
 from edgeops.ragged.convert._projection import is_plain_linear
 from edgeops.ragged.fused import add_layer_norm, bias_gelu
@@ -84,11 +85,14 @@ def gelu_kind(activation: object) -> str | None:
     return "tanh" if kind.__name__ in ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh") else None
 
 
-def _is_plain_norm(norm: nn.Module) -> bool:
+def _is_plain_norm(norm: nn.Module, dtype: torch.dtype) -> bool:
+    if type(norm) is not nn.LayerNorm:
+        return False
+    weight = norm._parameters["weight"]
     return (
-        type(norm) is nn.LayerNorm
-        and norm.weight is not None
-        and norm.bias is not None
+        weight is not None
+        and weight.dtype == dtype
+        and norm._parameters["bias"] is not None
         and len(norm.normalized_shape) == 1
         and not (norm._forward_hooks or norm._forward_pre_hooks)
     )
@@ -98,26 +102,76 @@ def _is_off(dropout: nn.Module | None) -> bool:
     return dropout is None or not dropout.training or (type(dropout) is nn.Dropout and dropout.p == 0.0)
 
 
-def _linear_activation(x: Tensor, fc: nn.Module, activation: Activation, fuse: bool) -> Tensor:
-    kind = gelu_kind(activation) if fuse else None
-    if kind is None or not is_plain_linear(fc) or fc.bias is None:
-        return activation(fc(x))
-    return bias_gelu(F.linear(x, fc.weight), fc.bias, kind)  # type: ignore[arg-type]
+class Steps(NamedTuple):
+    """The ragged kernels of a layer: `attend(q, k, v, pattern, scale)`, and the fused steps or `None`."""
+
+    attend: Callable[[Tensor, Tensor, Tensor, Pattern, float], Tensor]
+    bias_gelu: Callable[[Tensor, Tensor, str], Tensor] | None
+    add_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], Tensor] | None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
+    offsets, longest = pattern.offsets, pattern.max_len
+    # a graph with gradients may not hand one tensor twice to an autograd function
+    keys = offsets.view(-1) if torch.compiler.is_compiling() else offsets
+    y: Tensor = ragged_attention(
+        q, k, v, offsets, keys, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias
+    )
+    return y
+
+
+def _attend_bare(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
+    offsets = pattern.offsets
+    run = torch.ops.edgeops._ragged_attention_fwd.default
+    y: Tensor = run(q, k, v, offsets, offsets, pattern.bias, scale, pattern.causal, -1, -1)[0]
+    return y
+
+
+def _bias_gelu_bare(x: Tensor, bias: Tensor, approximate: str) -> Tensor:
+    y: Tensor = torch.ops.edgeops._bias_gelu_fwd.default(x, bias, approximate == "tanh")
+    return y
+
+
+def _add_norm_bare(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, x_bias: Tensor | None
+) -> Tensor:
+    y: Tensor = torch.ops.edgeops._add_layer_norm_fwd.default(x, x_bias, residual, weight, bias, eps)[0]
+    return y
+
+
+def _steps(x: Tensor) -> Steps:
+    """What to run x through: nothing is checked twice, so inference on the CPU goes straight to the kernels."""
+    # a compiler fuses the epilogues itself; autocast would hand the fused kernels two dtypes
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return Steps(_attend, None, None)
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not _native.available():
+        return Steps(_attend, bias_gelu, add_layer_norm)
+    return Steps(_attend_bare, _bias_gelu_bare, _add_norm_bare)
+
+
+def _linear_activation(x: Tensor, fc: nn.Module, activation: Activation, steps: Steps) -> Tensor:
+    if steps.bias_gelu is not None and is_plain_linear(fc):
+        kind = gelu_kind(activation)
+        bias = fc._parameters["bias"]
+        if kind is not None and bias is not None:
+            return steps.bias_gelu(F.linear(x, fc._parameters["weight"]), bias, kind)  # type: ignore[arg-type]
+    return activation(fc(x))
 
 
 def _linear_add_norm(
-    x: Tensor, linear: nn.Module, dropout: nn.Module | None, residual: Tensor, norm: nn.Module, fuse: bool
+    x: Tensor, linear: nn.Module, dropout: nn.Module | None, residual: Tensor, norm: nn.Module, steps: Steps
 ) -> Tensor:
-    if not (fuse and _is_plain_norm(norm)):
+    if steps.add_norm is None or not _is_plain_norm(norm, residual.dtype):
         y = linear(x)
         return norm(residual + (y if dropout is None else dropout(y)))
     bias = None
     if _is_off(dropout) and is_plain_linear(linear):
-        y, bias = F.linear(x, linear.weight), linear.bias  # type: ignore[arg-type]
+        y, bias = F.linear(x, linear._parameters["weight"]), linear._parameters["bias"]  # type: ignore[arg-type]
     else:
         y = linear(x)
         y = y if dropout is None else dropout(y)
-    return add_layer_norm(y, residual, norm.weight, norm.bias, norm.eps, x_bias=bias)  # type: ignore[arg-type]
+    weight, shift = norm._parameters["weight"], norm._parameters["bias"]
+    return steps.add_norm(y, residual, weight, shift, norm.eps, bias)  # type: ignore[arg-type]
 
 
 def _linear_add(x: Tensor, linear: nn.Module, dropout: nn.Module | None, residual: Tensor) -> Tensor:
@@ -125,31 +179,22 @@ def _linear_add(x: Tensor, linear: nn.Module, dropout: nn.Module | None, residua
     return residual + (y if dropout is None else dropout(y))
 
 
-def _attend(x: Tensor, block: Block, pattern: Pattern) -> Tensor:
-    q, k, v = block.project(x)
-    offsets, longest = pattern.offsets, pattern.max_len
-    # a graph with gradients may not hand one tensor twice to an autograd function
-    keys = offsets.view(-1) if torch.compiler.is_compiling() else offsets
-    y = ragged_attention(
-        q, k, v, offsets, keys, longest, longest, scale=block.scale, causal=pattern.causal, bias=pattern.bias
-    )
-    return y.flatten(1)
-
-
-def run_block(x: Tensor, block: Block, pattern: Pattern, fuse: bool) -> Tensor:
+def run_block(x: Tensor, block: Block, pattern: Pattern, steps: Steps) -> Tensor:
     """One layer: x `[T, C]` to `[T, C]`."""
     after_out, after_activation, after_fc2 = block.dropouts
+    q, k, v = block.project(block.norm1(x) if block.norm_first else x)
+    y = steps.attend(q, k, v, pattern, block.scale).flatten(1)
     if block.norm_first:
-        x = _linear_add(_attend(block.norm1(x), block, pattern), block.out, after_out, x)
-        y = _linear_activation(block.norm2(x), block.fc1, block.activation, fuse)
+        x = _linear_add(y, block.out, after_out, x)
+        y = _linear_activation(block.norm2(x), block.fc1, block.activation, steps)
     else:
-        x = _linear_add_norm(_attend(x, block, pattern), block.out, after_out, x, block.norm1, fuse)
-        y = _linear_activation(x, block.fc1, block.activation, fuse)
+        x = _linear_add_norm(y, block.out, after_out, x, block.norm1, steps)
+        y = _linear_activation(x, block.fc1, block.activation, steps)
     if after_activation is not None:
         y = after_activation(y)
     if block.norm_first:
         return _linear_add(y, block.fc2, after_fc2, x)
-    return _linear_add_norm(y, block.fc2, after_fc2, x, block.norm2, fuse)
+    return _linear_add_norm(y, block.fc2, after_fc2, x, block.norm2, steps)
 
 
 def run_blocks(x: Tensor, blocks: Iterable[Block], pattern: Pattern, collect: list[Tensor] | None = None) -> Tensor:
@@ -161,15 +206,14 @@ def run_blocks(x: Tensor, blocks: Iterable[Block], pattern: Pattern, collect: li
         pattern: shared by all of them.
         collect: gets x and the output of every layer appended, when given.
     """
-    # a compiler fuses the epilogues itself; autocast would hand the fused kernels two dtypes
-    fuse = not torch.compiler.is_compiling() and not torch.is_autocast_enabled(x.device.type)
+    steps = _steps(x)
     if collect is not None:
         collect.append(x)
     for block in blocks:
         if block.checkpoint is None:
-            x = run_block(x, block, pattern, fuse)
+            x = run_block(x, block, pattern, steps)
         else:
-            x = block.checkpoint(run_block, x, block, pattern, fuse)
+            x = block.checkpoint(run_block, x, block, pattern, steps)
         if collect is not None:
             collect.append(x)
     return x

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.bridges import from_nested
 from edgeops.ragged.convert._padding import Padding, packed_rows, padding_from_layout, padding_from_mask
@@ -59,7 +60,7 @@ def _block(layer: Any) -> Block:
     )
 
 
-@torch.compiler.disable
+@_native.eager_only
 def _read_mask(mask: Tensor, length: int, dtype: torch.dtype) -> tuple[bool, Tensor | None]:
     """An attention mask as (causal, additive bias): the causal mask is recognised by its values."""
     if mask.ndim != 2:
@@ -73,7 +74,7 @@ def _read_mask(mask: Tensor, length: int, dtype: torch.dtype) -> tuple[bool, Ten
     return (True, None) if torch.equal(bias, causal) else (False, bias)
 
 
-@torch.compiler.disable
+@_native.eager_only
 def _token_mask(padding_mask: Tensor) -> tuple[Tensor | None, str | None]:
     """`src_key_padding_mask` as a mask with True = token, or the reason why it is not one."""
     if padding_mask.dtype == torch.bool:
