@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
         json: AsJson = False,
     ) -> None:
         """Predict what padding costs for these lengths, and recommend to leave it, to sort, or to pack."""
-        from edgeops.ragged.explain import explain as predict
+        from edgeops.ragged import explain as predict
 
         with failing_with_1():
             try:

@@ -42,7 +42,7 @@ class Silent:
 
 
 class RichProgress:
-    """Two bars on a terminal, plain finished lines elsewhere. Use as a context manager.
+    """Bars on a terminal, one plain line per step elsewhere. Use as a context manager.
 
     Args:
         chapters: how many there will be.
@@ -64,6 +64,7 @@ class RichProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
         self._console = console
         self._overall = self._bars.add_task("chapters", total=chapters)

@@ -61,6 +61,7 @@ def tour(monkeypatch, tmp_path):
 def test_a_tour_that_works(tour, tmp_path):
     done = tour()
     assert done.exit_code == 0, done.output
+    assert done.stderr == "count: counting\n"
     assert "Counting [to two]" in done.stdout
     assert "fast [really]" in done.stdout
     assert f"report: {tmp_path}/out/report.html" in done.stdout

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeops.cli._app import build
-from edgeops.ragged.explain import explain
+from edgeops.ragged import explain
 
 
 def run(*arguments: object):

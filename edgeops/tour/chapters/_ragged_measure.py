@@ -9,8 +9,7 @@ from typing import Any
 
 from edgeops._common import message
 from edgeops.perf import Record, Samples, capture, interleave, paired_ratio, peak_memory, sgemm_work
-from edgeops.ragged.convert import convert
-from edgeops.ragged.explain import explain
+from edgeops.ragged import convert, explain
 from edgeops.tour.chapter import Check, Context
 from edgeops.tour.sentences import (
     Batch,

@@ -21,7 +21,7 @@ from ._ragged_report import OURS, PACKED, SORTED, STOCK, present, table
 if TYPE_CHECKING:
     from edgeops.perf.report import Section
 
-FULL = Plan(sentences=512, batch=32, rounds=5, points=4)
+FULL = Plan(sentences=448, batch=32, rounds=5, points=4)
 QUICK = Plan(sentences=32, batch=8, rounds=3, points=2)
 
 
