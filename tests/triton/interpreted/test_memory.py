@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No kernel reads or writes beside its tensors: all of them lie against forbidden pages.
+
+`triton-viz` 3.0, the tool for this, does not follow loops whose bounds are loaded, which all kernels here have.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
+from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd, bias_gelu_fwd
+from edgeops.triton_kernels.ragged.pack import ragged_pack, ragged_unpack
+from edgeops.triton_kernels.ragged.pool import ragged_pool_fwd
+from tests.peers import offsets_of
+from tests.triton import guard
+
+EMPTY, NEW_EMPTY = torch.empty, torch.Tensor.new_empty
+
+
+@pytest.fixture(params=[True, False], ids=["page behind", "page before"])
+def fenced(request, monkeypatch):
+    """A function that copies a tensor between forbidden pages; tensors that launchers make lie there too."""
+
+    def place(x):
+        size = x.numel() * x.element_size()
+        if size == 0:
+            return x.contiguous()
+        memory = (ctypes.c_char * size).from_address(guard.guarded_address(size, at_end=request.param))
+        out = torch.frombuffer(memory, dtype=x.dtype).view(x.shape)
+        return out.copy_(x)
+
+    def empty(*shape, dtype=None, device=None):
+        return place(EMPTY(*shape, dtype=dtype, device=device))
+
+    monkeypatch.setattr(torch, "empty", empty)
+
+    def new_empty(self, *shape, **options):
+        # the interpreter makes handles of its own, with a device
+        return NEW_EMPTY(self, *shape, **options) if options else empty(*shape, dtype=self.dtype)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    return place
+
+
+def test_the_fence_kills():
+    run = subprocess.run([sys.executable, Path(guard.__file__)], capture_output=True, text=True)
+    assert run.stdout == "inside\n"
+    assert run.returncode == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("with_bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("options", [(False, -1, -1), (True, -1, -1), (False, 9, 3)], ids=["full", "causal", "window"])
+@pytest.mark.parametrize("wrong", [False, True], ids=["right offsets", "wrong offsets"])
+def test_attention(fenced, options, with_bias, wrong):
+    q, k, v = (fenced(torch.randn(shape)) for shape in ((70, 2, 20), (49, 1, 20), (49, 1, 7)))
+    cu_q, cu_k = fenced(offsets_of([3, 0, 67])), fenced(offsets_of([9, 4, 36]))
+    if wrong:
+        cu_q, cu_k = fenced(torch.tensor([0, 90, 5, 2**33])), fenced(torch.tensor([-9, 4, 60, 1]))
+    bias = fenced(torch.randn(3, 2, 67, 36)) if with_bias else None
+    out, lse = ragged_attention_fwd(q, k, v, cu_q, cu_k, bias, 0.3, *options)
+    assert out.shape == (70, 2, 7)
+    assert lse.shape == (70, 2)
+
+
+@pytest.mark.parametrize("width", [1, 7, 130])
+@pytest.mark.parametrize("offsets", [offsets_of([3, 0, 5]), torch.tensor([-2, 40, 3, 9])], ids=["right", "wrong"])
+def test_rows(fenced, width, offsets):
+    offsets = fenced(offsets)
+    x, padded = fenced(torch.randn(8, width)), fenced(torch.randn(3, 5, width))
+    out = fenced(torch.zeros(8, width))
+    ragged_pack(padded, offsets, out)
+    ragged_unpack(x, offsets, 1.0, padded)
+    for mode in range(3):
+        ragged_pool_fwd(x, offsets, mode)
+
+
+@pytest.mark.parametrize("width", [1, 7, 130])
+def test_fused(fenced, width):
+    x, vector = fenced(torch.randn(8, width)), fenced(torch.randn(width))
+    for tanh in (False, True):
+        bias_gelu_fwd(x, vector, tanh)
+    add_layer_norm_fwd(x, vector, x, vector, vector, 1e-5)
