@@ -185,7 +185,7 @@ def differentiable(
                     wanted = True
                     break
         if compiling():
-            return Eager.apply(*args) if wanted else forward(*args)
+            return Eager.apply(*_distinct(args)) if wanted else forward(*args)
         try:
             if _functorch_active():
                 return Functorch.apply(*args)
@@ -197,6 +197,15 @@ def differentiable(
             raise meant from None
 
     return call
+
+
+def _distinct(args: Sequence[Any]) -> list[Any]:
+    """The same arguments, no tensor twice: the compiler refuses that of an `autograd.Function` (self-attention)."""
+    given: list[Any] = []
+    for x in args:
+        twice = isinstance(x, Tensor) and any(x is y for y in given)
+        given.append(x.view_as(x) if twice else x)
+    return given
 
 
 def eager_only(function: Callable[..., Any]) -> Callable[..., Any]:

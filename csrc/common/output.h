@@ -12,11 +12,10 @@
 
 namespace edgeops {
 
-// A dense CPU tensor of up to three dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN, so that an element never
-// written fails loudly.
+// A dense CPU tensor of up to three dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN, so that an element
+// never written fails loudly.
 inline torch::stable::Tensor new_output(
-    const torch::stable::Tensor& like,
-    std::initializer_list<int64_t> shape,
+    const torch::stable::Tensor& like, std::initializer_list<int64_t> shape,
     std::optional<torch::headeronly::ScalarType> type = std::nullopt) {
   const auto dims = static_cast<int64_t>(shape.size());
   int64_t strides[3];

@@ -194,8 +194,9 @@ std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
   c.dim = q.size(2);
   c.dim_v = v.size(2);
   c.scale = scale;
-  c.left = window_left < 0 ? -1 : window_left;
-  c.right = causal ? 0 : (window_right < 0 ? -1 : window_right);
+  constexpr int64_t kWide = int64_t{1} << 48;  // wider than any sequence, and far from overflow
+  c.left = window_left < 0 ? -1 : std::min(window_left, kWide);
+  c.right = causal ? 0 : (window_right < 0 ? -1 : std::min(window_right, kWide));
 
   const AttentionKernel& kernel = attention_kernel(active_isa(), storage);
   auto pieces = cut(c, sequences);

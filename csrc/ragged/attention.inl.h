@@ -213,8 +213,14 @@ struct RowState {
   T *top, *sum, *factor;  // maximum so far, sum of exponentials so far, what earlier results are multiplied with
 };
 
+template <class T, bool kNatural>
+EDGEOPS_INLINE typename Lanes<T>::V vpower(typename Lanes<T>::V x) {
+  return vexp2(kNatural ? x * T(kLog2e) : x);
+}
+
 // Softmax over whole vectors [from, to) of the block's score rows: scores become exp2(s - maximum), and -inf becomes 0.
-template <class T>
+// Scores are in units of log2(e), or natural with a bias, whose large values must not be scaled.
+template <class T, bool kNatural>
 EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, RowState<T> state) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
@@ -243,7 +249,7 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
     const V top = vload<T>(state.top + r);
     const V best = vmax<T>(top, vload<T>(folded + r));
     const V base = best == vset<T>(none) ? V{} : best;
-    vstore<T>(state.factor + r, vexp2(top - base));
+    vstore<T>(state.factor + r, vpower<T, kNatural>(top - base));
     vstore<T>(state.top + r, best);
     vstore<T>(folded + r, base);
   }
@@ -253,15 +259,15 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
     V s0 = {}, s1 = {};
     int64_t j = from;
     for (; j + 2 * n <= to; j += 2 * n) {
-      const V e0 = vexp2(vload<T>(row + j) - base);
-      const V e1 = vexp2(vload<T>(row + j + n) - base);
+      const V e0 = vpower<T, kNatural>(vload<T>(row + j) - base);
+      const V e1 = vpower<T, kNatural>(vload<T>(row + j + n) - base);
       vstore<T>(row + j, e0);
       vstore<T>(row + j + n, e1);
       s0 += e0;
       s1 += e1;
     }
     if (j < to) {
-      const V e0 = vexp2(vload<T>(row + j) - base);
+      const V e0 = vpower<T, kNatural>(vload<T>(row + j) - base);
       vstore<T>(row + j, e0);
       s0 += e0;
     }
@@ -274,7 +280,7 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
 }
 
 // inverse[r] = 1 / sum, and lse in natural units; 0 and -inf for rows that saw no key.
-template <class T>
+template <class T, bool kNatural>
 EDGEOPS_INLINE void finish_rows(int64_t rows, RowState<T> state, T* inverse, T* lse) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
@@ -282,7 +288,7 @@ EDGEOPS_INLINE void finish_rows(int64_t rows, RowState<T> state, T* inverse, T* 
   for (int64_t r = 0; r < rows; r += n) {
     const V top = vload<T>(state.top + r), sum = vload<T>(state.sum + r);
     vstore<T>(inverse + r, top == none ? V{} : T(1) / sum);
-    vstore<T>(lse + r, top == none ? none : (top + vlog2(sum)) * T(kLn2));
+    vstore<T>(lse + r, top == none ? none : kNatural ? top + vlog2(sum) * T(kLn2) : (top + vlog2(sum)) * T(kLn2));
   }
 }
 
@@ -368,18 +374,19 @@ EDGEOPS_INLINE const typename St::T* as_rows(
   }
 }
 
-// Adds log2(e) * bias to rows of scores.
+// Adds the bias to rows of scores.
 template <class T>
 static void add_bias(const AttentionCall& c, const T* bias, int64_t rows, int64_t from, int64_t to, T* s) {
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = bias + r * c.bias_i;
+    T* target = s + r * kScoreStride;
     if (c.bias_j == 1) {
       for (int64_t j = from; j < to; ++j) {
-        s[r * kScoreStride + j] += T(kLog2e) * row[j];
+        target[j] += row[j];
       }
     } else {
       for (int64_t j = from; j < to; ++j) {
-        s[r * kScoreStride + j] += T(kLog2e) * row[j * c.bias_j];
+        target[j] += row[j * c.bias_j];
       }
     }
   }
@@ -454,7 +461,8 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
   const int64_t dv_pad = round_up(c.dim_v, w);
   const int64_t row_blocks = (p.q_end - p.q_begin + kRowBlock - 1) / kRowBlock;
   const bool tiled = lk > kKeyTile;
-  const T scale = static_cast<T>(c.scale * kLog2e);
+  const bool natural = bias_of<T>(c) != nullptr;
+  const T scale = static_cast<T>(natural ? c.scale : c.scale * kLog2e);
   // so few values, used by so few rows, are read in place: a packed copy costs more than it saves
   const bool values_in_place = same && c.dim_v % w == 0 && lk <= 16 && row_blocks * group == 1;
   const bool out_in_place = same && c.dim_v % w == 0 && !tiled;
@@ -514,10 +522,12 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
               add_bias<T>(c, bias, rows, first, end, b.scores);
             }
             block_mask<T>(c, i0, rows, lq, lk, t0, from, end, to, b.scores);
-            softmax_block<T>(rows, b.scores, from, to, state);
+            natural ? softmax_block<T, true>(rows, b.scores, from, to, state)
+                    : softmax_block<T, false>(rows, b.scores, from, to, state);
           }
           if (last) {
-            finish_rows<T>(rows, state, inverse, lse);
+            natural ? finish_rows<T, true>(rows, state, inverse, lse)
+                    : finish_rows<T, false>(rows, state, inverse, lse);
           }
           if (first < end && !tiled) {
             for (int64_t d = 0; d < c.dim_v; d += w) {

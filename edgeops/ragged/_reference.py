@@ -38,6 +38,12 @@ def attention_scores_reference(
     return scores.masked_fill(forbidden, -torch.inf)
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension; a row without an allowed key (all -inf) gives 0."""
+    dead = (scores == -torch.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(dead, 0.0), dim=-1).masked_fill(dead, 0.0)
+
+
 def _bias_of(bias: Tensor | None, b: int, lq: int, lk: int) -> Tensor | None:
     """The `[H|1, lq|1, lk|1]` part of a `[B|1, Hq|1, Mq|1, Mk|1]` bias that belongs to sequence b."""
     if bias is None:
@@ -77,10 +83,8 @@ def ragged_attention_fwd_reference(
         scores = attention_scores_reference(
             q[rows].to(dtype), k[keys].to(dtype), part, scale, causal, (window_left, window_right)
         )
-        row_lse = torch.logsumexp(scores, dim=-1)  # [Hq, lq]
-        weights = torch.exp(scores - row_lse.masked_fill(row_lse == -torch.inf, 0.0)[..., None])
-        out[rows] = torch.einsum("hij,jhd->ihd", weights, v[keys].to(dtype).repeat_interleave(group, dim=1))
-        lse[rows] = row_lse.T
+        out[rows] = torch.einsum("hij,jhd->ihd", _softmax(scores), v[keys].to(dtype).repeat_interleave(group, dim=1))
+        lse[rows] = torch.logsumexp(scores, dim=-1).T
     return out.to(q.dtype), lse
 
 
@@ -102,7 +106,7 @@ def ragged_attention_bwd_reference(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `ragged_attention_fwd_reference`: (dq, dk, dv, dbias); dbias is empty without a bias.
 
-    Scores are recomputed: P = exp(S - lse), dP = dO v^T, dS = P * (dP - delta), delta = dO.O - grad_lse.
+    Scores are recomputed: P = softmax(S), dP = dO v^T, dS = P * (dP - delta), delta = dO.O - grad_lse.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
@@ -121,11 +125,10 @@ def ragged_attention_bwd_reference(
         scores = attention_scores_reference(
             qs, ks, None if part is None else part.to(dtype), scale, causal, (window_left, window_right)
         )
-        row_lse = lse[rows].T.to(dtype)  # [Hq, lq]
-        weights = torch.exp(scores - row_lse.masked_fill(row_lse == -torch.inf, 0.0)[..., None])
+        weights = _softmax(scores)
         delta = (go * out[rows].to(dtype)).sum(-1).T  # [Hq, lq]
         if grad_lse is not None:
-            delta = delta - grad_lse[rows].T.to(dtype).masked_fill(row_lse == -torch.inf, 0.0)
+            delta = delta - grad_lse[rows].T.to(dtype)
         dweights = torch.einsum("ihd,jhd->hij", go, vs.repeat_interleave(group, dim=1))
         dscores = weights * (dweights - delta[..., None])
         dq[rows] = scale * torch.einsum("hij,jhd->ihd", dscores, ks.repeat_interleave(group, dim=1))

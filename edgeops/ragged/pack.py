@@ -54,6 +54,10 @@ _unpack = _native.differentiable(_unpack_forward, _unpack_save, _unpack_backward
 
 def ragged_unpack(values: Tensor, offsets: Tensor, length: int, padding_value: float = 0.0) -> Tensor:
     """`torch.ops.edgeops.ragged_unpack`; use `unpack` with a layout."""
+    if offsets.ndim != 1 or offsets.shape[0] == 0:
+        advice = "For lengths use edgeops.ragged.offsets_from_lengths."
+        got = f"shape {tuple(offsets.shape)}"
+        raise ValueError(message("unpack", "offsets must have shape [N + 1]", got, advice))
     result: Tensor = _unpack(values, offsets, length, padding_value)
     return result
 

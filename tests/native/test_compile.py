@@ -19,12 +19,6 @@ pytestmark = [  # torch warns about its own internals while it traces
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning"),
 ]
-ONE_TENSOR_TWICE = pytest.mark.xfail(
-    reason="dynamo refuses an autograd.Function that gets one tensor twice (cu_q is cu_k), as in all self-attention",
-    strict=True,
-    raises=torch._dynamo.exc.Unsupported,
-)
-
 BATCHES = ([2, 0, 4], [5, 3], [1, 7, 2, 6, 3])
 
 
@@ -167,7 +161,6 @@ def test_through_the_op_itself() -> None:
     assert backend.graphs <= 2
 
 
-@ONE_TENSOR_TWICE
 @pytest.mark.parametrize("which", ["offsets", "offsets and values"])
 def test_self_attention_passes_one_tensor_twice(which: str) -> None:
     def call(x: Tensor, cu: Tensor) -> Any:
@@ -215,7 +208,6 @@ def test_export_with_a_dynamic_batch() -> None:
             torch.testing.assert_close(exported.module()(x, cu), layer(x, cu))
 
 
-@ONE_TENSOR_TWICE
 @pytest.mark.slow
 def test_inductor() -> None:
     """The default backend, forward and backward, over two sizes."""
