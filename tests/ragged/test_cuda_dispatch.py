@@ -111,6 +111,19 @@ def test_the_arguments_that_flash_passes_exist_in_this_torch():
     assert list(parameters)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
 
 
+@pytest.mark.parametrize(("setting", "expected"), [("highest", "ieee"), ("high", "tf32x3")])
+def test_float32_products_follow_the_switch_of_torch(monkeypatch, setting, expected):
+    kernels = pytest.importorskip("edgeops.triton_kernels.ragged.attention")
+    seen = {}
+    monkeypatch.setattr(kernels, "ragged_attention_fwd", lambda *_, precision: seen.update(precision=precision))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    q = torch.zeros(5, 4, 8)
+    attention.ATTENTION[0].run(q, q, q, CU, CU, None, 1.0, False, -1, -1)
+    torch.set_float32_matmul_precision(before)
+    assert seen == {"precision": expected}
+
+
 def test_triton_takes_what_flash_lacks(gpu):
     for q in (heads(20, 4, 20, torch.float32), heads(20, 4, 512), heads(0, 4, 64)):
         assert paths.pick("x", attention.ATTENTION, q, q, q).name == "triton"

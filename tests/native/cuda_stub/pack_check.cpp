@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// pack.cu on the CPU against a plain loop, in buffers of exactly the size needed so that a sanitizer sees every overrun.
-// Built and run by test_cuda_compile.py; prints the number of cases and exits with 0 when all agree.
+// pack.cu on the CPU against a plain loop, in buffers of exactly the size needed so that a sanitizer sees every
+// overrun. Built and run by test_cuda_compile.py; prints the number of cases and exits with 0 when all agree.
 #include "pack.inl"
 
 #include <cstdio>
@@ -64,7 +64,7 @@ bool run(const Case& c, const unsigned char* fill, std::mt19937& random, bool un
   return error == nullptr && (unpack ? padded : packed) == expected;
 }
 
-} // namespace
+}  // namespace
 
 int main() {
   std::mt19937 random(42);
@@ -98,8 +98,9 @@ int main() {
     for (const bool unpack : {true, false}) {
       const bool same = below(2) ? run<int64_t>(c, fill, random, unpack) : run<int32_t>(c, fill, random, unpack);
       if (!same && (unpack || !wrong)) {
-        std::printf("%s case %d differs: %lld sequences, row of %lld bytes\n", unpack ? "unpack" : "pack", i,
-                    static_cast<long long>(n), static_cast<long long>(c.row_bytes));
+        std::printf(
+            "%s case %d differs: %lld sequences, row of %lld bytes\n", unpack ? "unpack" : "pack", i,
+            static_cast<long long>(n), static_cast<long long>(c.row_bytes));
         return 1;
       }
       ++cases;
