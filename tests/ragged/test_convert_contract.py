@@ -7,6 +7,8 @@ import copy
 import inspect
 import io
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +271,15 @@ def test_calls_that_are_refused() -> None:
     for layer in packed.encoder.layer:
         layer.attention.self.dropout.p = 0.0
     packed(IDS, MASK).last_hidden_state.sum().backward()
+
+
+def test_transformers_is_never_imported_for_the_user() -> None:
+    code = (
+        "import sys, torch; from edgeops.ragged import convert;"
+        "model = convert(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).eval();"
+        "model(torch.randn(1, 2, 8)); sys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_changed_subclass_is_refused_and_an_unchanged_one_is_not() -> None:

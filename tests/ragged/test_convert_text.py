@@ -307,6 +307,26 @@ def test_encode_packed_positions_of_roberta_skip_pad_tokens() -> None:
     torch.testing.assert_close(values, expected.flatten(0, 1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "DistilBert"])
+def test_flattened_sequences_with_cu_seq_lens(family: str) -> None:
+    stock = _build(family)
+    packed = convert(stock)
+    parts = [torch.randint(5, 50, (n,)) for n in (4, 1, 6)]
+    first = 0 if family != "Roberta" else stock.config.pad_token_id + 1
+    positions = torch.cat([torch.arange(first, first + len(part)) for part in parts])[None]
+    offsets = torch.tensor([0, 4, 5, 11], dtype=torch.int32)
+    row = torch.cat(parts)[None]
+    got = packed(row, position_ids=positions, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets, max_length_q=6)
+    expected = torch.cat([stock(part[None]).last_hidden_state[0] for part in parts])[None]
+    torch.testing.assert_close(got.last_hidden_state, expected, atol=1e-5, rtol=0)
+    if family != "DistilBert":
+        torch.testing.assert_close(got.pooler_output, stock(parts[0][None]).pooler_output, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="a batch of one row; got 2 rows"):
+        packed(row.expand(2, -1), cu_seq_lens_q=offsets)
+    with pytest.raises(ValueError, match="must end at the number of rows, 11"):
+        packed(row, cu_seq_lens_q=offsets[:3])
+
+
 def test_encode_packed_refuses_inputs_that_do_not_fit() -> None:
     packed = convert(_build("Bert"))
     layout = RaggedLayout.from_lengths([2, 3])

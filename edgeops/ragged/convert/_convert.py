@@ -83,7 +83,8 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
       shapes and gradients are unchanged. A plain `pickle` writes such a tensor once for each view (`torch.save` and
       safetensors do not).
 
-    Use `encode_packed(model, ...)` to take hidden states or sentence embeddings without padding at all.
+    Text models also take sequences flattened into one row `[1, T]` with `cu_seq_lens_q`, as padding-free data collators
+    make them. Use `encode_packed(model, ...)` to take hidden states or sentence embeddings without padding at all.
 
     Args:
         model: a module, in training or evaluation mode.

@@ -77,6 +77,8 @@ class Padding:
 
     def first_rows(self, values: Tensor) -> Tensor:
         """`[T, C]` to `[B, C]`: the first token of each sequence, zeros for an empty one."""
+        if self._layout is not None and self._layout.num_sequences != self.shape[0]:
+            return values[:1]  # flattened sequences: the stock model pools the one row it sees
         if not self.has_empty:
             return values.index_select(0, self.offsets[:-1])
         if not values.shape[0]:
@@ -89,6 +91,16 @@ class Padding:
 def padding_from_mask(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Padding:
     """From a `[B, L]` mask with nonzero = token, or `None` for all tokens."""
     return Padding(shape, None, None, device) if mask is None else _read_mask(mask, shape, device)
+
+
+@_native.eager_only
+def padding_from_flattened(offsets: Tensor, shape: tuple[int, int], device: torch.device) -> Padding:
+    """Sequences that stand one after another in one row `[1, T]`, as padding-free data collators lay them."""
+    if shape[0] != 1:
+        rule = "cu_seq_lens_q describes sequences flattened into a batch of one row"
+        raise ValueError(message("converted model", rule, f"{shape[0]} rows", "Flatten the batch, or drop it."))
+    layout = RaggedLayout.from_offsets(offsets.to(device), total=shape[1])
+    return Padding(shape, None, layout, device)
 
 
 @_native.eager_only

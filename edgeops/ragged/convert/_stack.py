@@ -112,10 +112,8 @@ class Steps(NamedTuple):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
     offsets, longest = pattern.offsets, pattern.max_len
-    # a graph with gradients may not hand one tensor twice to an autograd function
-    keys = offsets.view(-1) if torch.compiler.is_compiling() else offsets
     y: Tensor = ragged_attention(
-        q, k, v, offsets, keys, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias
+        q, k, v, offsets, offsets, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias
     )
     return y
 

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from edgeops._common import describe, message
 from edgeops.ragged.convert._hf import HuggingFaceAdapter, mask_like, unpacked_states
-from edgeops.ragged.convert._padding import Padding, packed_rows, padding_from_layout, padding_from_mask
+from edgeops.ragged.convert._padding import (
+    Padding,
+    packed_rows,
+    padding_from_flattened,
+    padding_from_layout,
+    padding_from_mask,
+)
 from edgeops.ragged.convert._stack import Block, Pattern, run_blocks
 from edgeops.ragged.convert._swap import refuse_call
 from edgeops.ragged.layout import RaggedLayout
@@ -77,14 +83,18 @@ class PackedTokens(HuggingFaceAdapter):
         token_type_ids: Tensor | None,
         position_ids: Tensor | None,
         inputs_embeds: Tensor | None,
+        flattened: Tensor | None = None,
     ) -> tuple[Tensor, Padding]:
-        """A padded batch to embedded rows `[T, C]`."""
+        """A padded batch, or a row `[1, T]` of sequences with `flattened` offsets, to embedded rows `[T, C]`."""
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is not None and inputs_embeds is not None):
             raise _not_one(f"converted {type(self).__name__}", input_ids)
         shape = (tokens.shape[0], tokens.shape[1])
         mask_like(type(self).__name__, attention_mask, shape)
-        padding = padding_from_mask(attention_mask, shape, tokens.device)
+        if flattened is not None and attention_mask is None:
+            padding = padding_from_flattened(flattened, shape, tokens.device)
+        else:
+            padding = padding_from_mask(attention_mask, shape, tokens.device)
         if padding.rows is None:
             return self._embed(input_ids, token_type_ids, position_ids, inputs_embeds), padding
         positions = self._positions(input_ids, padding) if position_ids is None else padding.pack(position_ids)
@@ -160,7 +170,8 @@ class PackedTokens(HuggingFaceAdapter):
         refuse_call(self, self.call_reasons(attention_mask, given, kwargs))  # type: ignore[arg-type]
         selected = self.selected_states(kwargs)
         collected: list[Tensor] | None = None if selected is False else []
-        x, padding = self.enter(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        flattened = kwargs.get("cu_seq_lens_q")
+        x, padding = self.enter(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, flattened)
         x = run_blocks(x, self.blocks(), Pattern(padding.offsets, padding.max_len), collected)
         last = padding.unpack(x)
         states = None if collected is None else unpacked_states(collected, padding, selected, last)
