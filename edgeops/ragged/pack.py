@@ -75,6 +75,7 @@ def pack(padded: Tensor, layout: RaggedLayout) -> Tensor:
     Raises:
         ValueError: B or L do not fit the layout.
 
+    >>> import torch
     >>> layout = RaggedLayout.from_lengths([1, 2])
     >>> pack(torch.tensor([[1, 0], [2, 3]]), layout)
     tensor([1, 2, 3])
@@ -107,6 +108,7 @@ def unpack(values: Tensor, layout: RaggedLayout, *, padding_value: float = 0.0, 
     Raises:
         ValueError: T does not fit the layout, or `length` is too small.
 
+    >>> import torch
     >>> layout = RaggedLayout.from_lengths([1, 2])
     >>> unpack(torch.tensor([1, 2, 3]), layout)
     tensor([[1, 0],

@@ -51,6 +51,7 @@ def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:
     Raises:
         ValueError: unknown reduction, or offsets that do not fit x.
 
+    >>> import torch
     >>> ragged_pool(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 2, 3]))
     tensor([[2.],
             [5.]])
