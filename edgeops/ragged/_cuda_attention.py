@@ -23,6 +23,8 @@ from edgeops.ragged._cuda_paths import HALF, Path, dense_rows, pick, why_not_ref
 
 MAX_FLASH_HEAD_SIZE = 256
 MAX_TRITON_HEAD_SIZE = 512
+# beyond it the three products no longer fit in registers
+MAX_TF32_HEAD_SIZE = 256
 
 
 def why_not_flash(
@@ -159,8 +161,9 @@ def why_not_triton_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Iterat
 def _triton_attention(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
 
-    # torch's own switch for float32 products: where it allows TF32, three TF32 products stand for one, which loses little
-    precision = "tf32x3" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    # torch's own switch for float32 products: where it allows TF32, three TF32 products stand for one and lose little
+    fast = torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.version.hip is None
+    precision = "tf32x3" if fast and max(q.shape[2], v.shape[2]) <= MAX_TF32_HEAD_SIZE else "ieee"
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
     return ragged_attention_fwd(q, k, v, cu_q.contiguous(), cu_k.contiguous(), *rest, precision=precision)
 

@@ -233,6 +233,18 @@ TABLE = {
 }
 
 
+for wide in (128, 256):
+    TABLE |= attention_cases(
+        torch.float32,
+        f"tf32x3-d{wide}",
+        {"sm80": r"mma\.sync.*tf32", "sm90": r"mma\.sync.*tf32"},
+        head_size=wide,
+        precision="tf32x3",
+        stack_limit=64,
+        targets=["sm80", "sm90"],
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", TABLE.values(), ids=TABLE.keys())
 def test_whole_table(case):
