@@ -159,6 +159,27 @@ def _doubled(linear: nn.Linear) -> nn.Linear:
     return twin
 
 
+def test_projections_stay_apart_where_other_owners_could_notice() -> None:
+    tied = _bert()
+    tied.encoder.layer[0].attention.self.key.weight = tied.encoder.layer[0].attention.self.query.weight
+    shared = _bert().share_memory()
+    with torch.inference_mode():
+        frozen = _bert()
+    for stock in (tied, shared, frozen):
+        packed = convert(stock)
+        assert packed.fused_projections()[0] is None
+        with torch.inference_mode():
+            torch.testing.assert_close(_run(packed)[0], _run(stock)[0], atol=1e-5, rtol=0)
+    again = convert(_bert()).share_memory()
+    assert again.fused_projections()[0] is not None
+    later = _bert()
+    with torch.inference_mode():
+        trained = convert(later)
+    assert trained.fused_projections()[0] is not None
+    trained(IDS, MASK).last_hidden_state.sum().backward()
+    assert trained.encoder.layer[0].attention.self.query.weight.grad is not None
+
+
 def test_hooks_on_leaves_are_called() -> None:
     packed = convert(_bert())
     layer = packed.encoder.layer[0]

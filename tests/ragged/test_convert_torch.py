@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeops.ragged import RaggedLayout
@@ -90,6 +92,23 @@ def test_causal_and_other_masks(batch_first: bool) -> None:
             got = packed(src, mask=mask, src_key_padding_mask=given, is_causal=hint)
             # padding in front of a causal sequence has no key: NaN in the stock model
             _close(expected.nan_to_num(), got, padding, batch_first, 1e-12)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.integers(0, 5), st.integers(1, 9), st.booleans(), st.booleans(), st.data())
+def test_any_padding_mask(batch: int, length: int, norm_first: bool, causal: bool, data: st.DataObject) -> None:
+    stock = _encoder(norm_first).double().eval()
+    flags = data.draw(st.lists(st.booleans(), min_size=batch * length, max_size=batch * length))
+    padding = torch.tensor(flags, dtype=torch.bool).view(batch, length)
+    src = torch.randn(batch, length, WIDTH, generator=torch.Generator().manual_seed(length)).double()
+    got = convert(stock)(src, src_key_padding_mask=padding, is_causal=causal)
+    assert not got[padding].any()
+    for b in range(batch):
+        tokens = src[b][~padding[b]][None]
+        if not tokens.shape[1]:
+            continue
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1], dtype=torch.float64) if causal else None
+        torch.testing.assert_close(got[b][~padding[b]], stock(tokens, mask=mask)[0], atol=1e-12, rtol=0)
 
 
 def test_no_allowed_key_gives_finite_rows() -> None:

@@ -39,27 +39,24 @@ def _join(parts: list[nn.Parameter]) -> Tensor | None:
     if len({id(p) for p in parts}) < len(parts):
         return None  # tied to each other
     for p in parts:
-        if type(p) is not nn.Parameter or type(p.data) is not torch.Tensor or p.is_meta or p.is_inference():
+        if type(p) is not nn.Parameter or type(p.data) is not torch.Tensor or p.layout != torch.strided or p.is_meta:
             return None
-        if p.dtype != first.dtype or p.device != first.device or p.shape[1:] != first.shape[1:] or not p.numel():
+        if p.dtype != first.dtype or p.device != first.device or p.shape != first.shape:
             return None
-        if not p.is_contiguous() or p.layout != torch.strided or (p.device.type == "cpu" and p.is_shared()):
+        if not p.is_contiguous() or not p.numel():
             return None
-    shape = (sum(p.shape[0] for p in parts), *first.shape[1:])
-    storage = first.untyped_storage()
-    end = first.data_ptr()
-    for p in parts:
-        if p.untyped_storage().data_ptr() != storage.data_ptr() or p.data_ptr() != end:
-            break
-        end += p.nbytes
-    else:  # views of one tensor already: from an earlier conversion, or loaded from a file that kept them together
+    storage = first.untyped_storage().data_ptr()
+    begins = [first.data_ptr() + i * first.nbytes for i in range(len(parts))]
+    if all(p.untyped_storage().data_ptr() == storage and p.data_ptr() == at for p, at in zip(parts, begins)):
+        # views of one tensor already: from an earlier conversion, or kept together by a file
+        shape = (len(parts) * first.shape[0], *first.shape[1:])
         return first.data.as_strided(shape, first.stride(), first.storage_offset())
-    with torch.no_grad():
+    if any(p.is_inference() or (p.device.type == "cpu" and p.is_shared()) for p in parts):
+        return None  # other owners hold this memory
+    with torch.inference_mode(False), torch.no_grad():
         joined = torch.cat([p.data for p in parts])
-        begin = 0
-        for p in parts:
-            p.data = joined[begin : begin + p.shape[0]]
-            begin += p.shape[0]
+        for p, rows in zip(parts, joined.chunk(len(parts)), strict=True):
+            p.data = rows
     return joined
 
 
