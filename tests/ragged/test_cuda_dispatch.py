@@ -231,3 +231,20 @@ def test_every_forward_op_has_a_gpu_kernel():
 def test_compiled_ops_are_those_of_the_cuda_module():
     source = (Path(__file__).parents[2] / "csrc" / "cuda" / "module_cuda.cpp").read_text()
     assert tuple(re.findall(r'm\.impl\("(\w+)"', source)) == dispatch.COMPILED
+
+
+@pytest.mark.usefixtures("clean_memory")
+def test_the_choice_and_the_call_are_traced_without_a_graph_break(monkeypatch):
+    def stand_in(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux, scale, window_size, enable_gqa=False):
+        return q * 2, q.sum(-1).T
+
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+
+    def choose(q, k, cu):
+        found = attention.flash_or_none(q, k, k, cu, cu, 6, 6, None, 0.5, True, (-1, -1), False)
+        return attention.flash_attention(q, k, k, cu, cu, 6, 6, 0.5, True, (-1, -1)) if found is None else found
+
+    arguments = torch.ones(6, 4, 8), torch.ones(6, 2, 8), torch.tensor([0, 6])
+    out, lse = torch.compile(choose, fullgraph=True, backend="eager", dynamic=True)(*arguments)
+    assert (out == 2).all()
+    assert lse.shape == (6, 4)

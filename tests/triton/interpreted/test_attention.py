@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attention kernel against the float64 twin, in the interpreter (float32 and float16; bfloat16 is wrong there)."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -68,7 +66,7 @@ def check(q, k, v, cu_q, cu_k, *, bias=None, scale=0.3, causal=False, window=(-1
 
 
 LENGTHS = {
-    "edges": [0, 1, TILE - 1, 0, TILE, TILE + 1, 0],
+    "edges": [0, 1, TILE - 1, TILE, TILE + 1, 0],
     "one long among empty": [0, 0, 3 * TILE + 5, 0],
     "one row": [1],
     "primes": [2, 3, 5, 7, 11],
@@ -93,31 +91,33 @@ def test_head_sizes(head_size, head_size_v):
     check(q, k, v, offsets_of([5, 0, 33]), offsets_of([7, 3, 18]), causal=True)
 
 
-CROSS = [3, 0, 40, 9, 6], [9, 4, 70, 2, 0]
+CROSS = [3, 0, 40, 6], [9, 4, 70, 0]
 
 
-@DTYPES
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("window", [(-1, -1), (0, 0), (5, 3), (0, -1), (-1, 2), (33, 0), (2**31 - 1, 2**31 - 1)])
-def test_cross_lengths_and_windows(window, causal, dtype):
-    q, k, v = inputs(*CROSS, dtype)
+def test_cross_lengths_and_windows(window, causal):
+    q, k, v = inputs(*CROSS, torch.float32, heads=1, kv_heads=1)
     check(q, k, v, offsets_of(CROSS[0]), offsets_of(CROSS[1]), causal=causal, window=window)
 
 
-def test_window_with_an_unmasked_part():
+@DTYPES
+def test_window_with_an_unmasked_part(dtype):
     lengths = [4 * TILE]
-    q, k, v = inputs(lengths, lengths, torch.float32, 1, 1)
+    q, k, v = inputs(lengths, lengths, dtype, 1, 1)
     check(q, k, v, offsets_of(lengths), offsets_of(lengths), window=(2 * TILE, TILE))
 
 
-@DTYPES
-@pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_grouped_queries(kv_heads, dtype):
-    q, k, v = inputs([4, 10], [6, 3], dtype, heads=6, kv_heads=kv_heads)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_queries(kv_heads):
+    q, k, v = inputs([4, 10], [6, 3], torch.float32, heads=4, kv_heads=kv_heads)
     check(q, k, v, offsets_of([4, 10]), offsets_of([6, 3]))
 
 
-@pytest.mark.parametrize("shape", list(itertools.product([1, 3], [1, 2], [1, 40], [1, 35])))
+BROADCASTS = [(1, 1, 1, 1), (3, 1, 1, 1), (1, 2, 1, 1), (1, 1, 40, 1), (1, 1, 1, 35), (3, 2, 40, 35), (1, 2, 40, 35)]
+
+
+@pytest.mark.parametrize("shape", BROADCASTS, ids=str)
 def test_bias_broadcasts(shape):
     lengths_q, lengths_k = [40, 0, 8], [12, 5, 35]
     q, k, v = inputs(lengths_q, lengths_k, torch.float32)

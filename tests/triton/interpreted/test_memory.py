@@ -58,14 +58,14 @@ def test_the_fence_kills():
 @pytest.mark.parametrize("options", [(False, -1, -1), (True, -1, -1), (False, 9, 3)], ids=["full", "causal", "window"])
 @pytest.mark.parametrize("wrong", [False, True], ids=["right offsets", "wrong offsets"])
 def test_attention(fenced, options, with_bias, wrong):
-    q, k, v = (fenced(torch.randn(shape)) for shape in ((70, 2, 20), (49, 1, 20), (49, 1, 7)))
+    q, k, v = (fenced(torch.randn(shape)) for shape in ((70, 1, 20), (49, 1, 20), (49, 1, 7)))
     cu_q, cu_k = fenced(offsets_of([3, 0, 67])), fenced(offsets_of([9, 4, 36]))
     if wrong:
         cu_q, cu_k = fenced(torch.tensor([0, 90, 5, 2**33])), fenced(torch.tensor([-9, 4, 60, 1]))
-    bias = fenced(torch.randn(3, 2, 67, 36)) if with_bias else None
+    bias = fenced(torch.randn(3, 1, 67, 36)) if with_bias else None
     out, lse = ragged_attention_fwd(q, k, v, cu_q, cu_k, bias, 0.3, *options)
-    assert out.shape == (70, 2, 7)
-    assert lse.shape == (70, 2)
+    assert out.shape == (70, 1, 7)
+    assert lse.shape == (70, 1)
 
 
 @pytest.mark.parametrize("width", [1, 7, 130])

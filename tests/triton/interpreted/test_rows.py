@@ -18,9 +18,9 @@ LENGTHS = {
     "none": [],
 }
 LISTS = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-COPIED = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.bool]
+COPIED = [torch.float32, torch.bfloat16, torch.int64, torch.bool]
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-WIDTHS = pytest.mark.parametrize("width", [1, 31, 128, 129, 700])
+WIDTHS = pytest.mark.parametrize("width", [1, 31, 128, 700])
 
 
 def values(*shape, dtype):
@@ -36,7 +36,7 @@ def close(got, exact):
 
 @LISTS
 @pytest.mark.parametrize("dtype", COPIED, ids=str)
-@pytest.mark.parametrize("tail", [(), (1,), (7,), (2, 3)], ids=str)
+@pytest.mark.parametrize("tail", [(), (7,), (2, 3)], ids=str)
 def test_pack(lengths, dtype, tail):
     padded = values(len(lengths), max(lengths, default=0) + 2, *tail, dtype=dtype)
     out, expected = padded.new_zeros(2, sum(lengths) + 1, *tail)
