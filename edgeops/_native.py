@@ -120,12 +120,12 @@ def translate(error: RuntimeError) -> Exception:
 _functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
-def kernel(name: str) -> Callable[..., Any]:
-    """The kernel op `torch.ops.edgeops.<name>`, resolved once; without the binary a function that says what to do."""
+def kernel(name: str, who: str) -> Callable[..., Any]:
+    """The kernel op `torch.ops.edgeops.<name>`, resolved once; without the binary, an error in the name of `who`."""
     if _WHY_NO_OPS:
 
         def missing(*_: Any) -> Any:
-            require(name.strip("_"))
+            require(who)
 
         return missing
     op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default

@@ -13,8 +13,8 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import describe, message
 
-_fwd = _native.kernel("_ragged_attention_fwd")
-_bwd = _native.kernel("_ragged_attention_bwd")
+_fwd = _native.kernel("_ragged_attention_fwd", "ragged_attention")
+_bwd = _native.kernel("_ragged_attention_bwd", "ragged_attention")
 
 
 def _forward(

@@ -15,10 +15,10 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import message
 
-_gelu_fwd = _native.kernel("_bias_gelu_fwd")
-_gelu_bwd = _native.kernel("_bias_gelu_bwd")
-_norm_fwd = _native.kernel("_add_layer_norm_fwd")
-_norm_bwd = _native.kernel("_add_layer_norm_bwd")
+_gelu_fwd = _native.kernel("_bias_gelu_fwd", "bias_gelu")
+_gelu_bwd = _native.kernel("_bias_gelu_bwd", "bias_gelu")
+_norm_fwd = _native.kernel("_add_layer_norm_fwd", "add_layer_norm")
+_norm_bwd = _native.kernel("_add_layer_norm_bwd", "add_layer_norm")
 
 
 def _gelu_forward(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:

@@ -12,8 +12,8 @@ from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.layout import RaggedLayout
 
-_pack_into = _native.kernel("_ragged_pack")
-_unpack_into = _native.kernel("_ragged_unpack")
+_pack_into = _native.kernel("_ragged_pack", "pack")
+_unpack_into = _native.kernel("_ragged_unpack", "unpack")
 
 
 def _pack_forward(padded: Tensor, offsets: Tensor, total: int) -> Tensor:

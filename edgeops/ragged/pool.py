@@ -12,8 +12,8 @@ from edgeops import _native
 from edgeops._common import message
 from edgeops.ragged._reference import POOL_MODES
 
-_fwd = _native.kernel("_ragged_pool_fwd")
-_bwd = _native.kernel("_ragged_pool_bwd")
+_fwd = _native.kernel("_ragged_pool_fwd", "ragged_pool")
+_bwd = _native.kernel("_ragged_pool_bwd", "ragged_pool")
 
 
 def _forward(x: Tensor, offsets: Tensor, mode: int) -> Tensor:

@@ -95,7 +95,6 @@ def test_without_binaries(without_binaries: Path) -> None:
         assert text.endswith("`edgeops info` prints the whole picture.")
 
 
-@pytest.mark.xfail(reason="the message names the kernel op, such as ragged_attention_fwd", strict=True)
 def test_without_binaries_the_error_names_the_function(without_binaries: Path) -> None:
     found = json.loads(python(CALLS, without_binaries))[3]
     for name, text in found.items():
