@@ -54,7 +54,7 @@ test-base: $(VENV)/test
 	EDGEOPS_ISA=base $(BIN)/python -m pytest -m "not slow and not gpu and not sanitize" -q tests/ragged tests/properties tests/native
 
 sanitize: $(VENV)/test
-	bash tests/native/sanitize.sh $(abspath $(BIN))/python
+	PYTHON=$(abspath $(BIN))/python bash tests/native/sanitize.sh
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
