@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import describe, message
+from edgeops.ragged._cuda_dispatch import flash_or_none
 
 _fwd = _native.kernel("_ragged_attention_fwd", "ragged_attention")
 _bwd = _native.kernel("_ragged_attention_bwd", "ragged_attention")
@@ -56,10 +57,13 @@ def _call(
     v: Tensor,
     cu_q: Tensor,
     cu_k: Tensor,
+    max_q: int,
+    max_k: int,
     scale: float | None,
     causal: bool,
     window: Sequence[int],
     bias: Tensor | None,
+    needs_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     if len(window) != 2:
         raise ValueError(
@@ -70,6 +74,10 @@ def _call(
         q, k, v = q.to(wanted), k.to(wanted), v.to(wanted)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
+    if q.is_cuda:
+        found = flash_or_none(q, k, v, cu_q, cu_k, max_q, max_k, bias, scale, causal, tuple(window), needs_lse)
+        if found is not None:
+            return found
     result: tuple[Tensor, Tensor] = _attention(q, k, v, cu_q, cu_k, bias, scale, causal, window[0], window[1])
     return result
 
@@ -120,7 +128,7 @@ def ragged_attention(
     >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
     torch.Size([5, 2, 8])
     """
-    out, lse = _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)
+    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -139,7 +147,7 @@ def ragged_attention_op(
     bias: Tensor | None = None,
 ) -> Tensor:
     """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs."""
-    return _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)[0]
+    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, False)[0]
 
 
 def ragged_attention_lse_op(
@@ -157,4 +165,4 @@ def ragged_attention_lse_op(
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`torch.ops.edgeops.ragged_attention_lse`: output and log-sum-exp."""
-    return _call(q, k, v, cu_q, cu_k, scale, causal, window, bias)
+    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, True)
