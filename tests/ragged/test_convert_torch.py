@@ -273,3 +273,18 @@ def test_compiles_past_the_padding_mask() -> None:
             torch.testing.assert_close(compiled(src, src_key_padding_mask=padding), expected, atol=1e-5, rtol=0)
             frames.append(count.frame_count)
     assert frames[-1] == frames[1], "new lengths must not compile again"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)], ids=["fp32", "bf16"])
+def test_on_a_gpu(dtype: torch.dtype, atol: float) -> None:
+    stock = _encoder(activation="gelu").eval()
+    packed = convert(copy.deepcopy(stock)).to("cuda", dtype)
+    src, padding = torch.randn(4, LENGTH, WIDTH), _padding("anywhere")
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            got = packed(src.to("cuda", dtype), src_key_padding_mask=padding.cuda())
+            expected = stock(src, src_key_padding_mask=padding)
+        torch.testing.assert_close(got[~padding.cuda()].float().cpu(), expected[~padding], atol=atol, rtol=0)
+        assert not got[padding.cuda()].any()
