@@ -37,8 +37,12 @@ fi
 
 cd "$copy"
 echo "building with sanitizers in $copy"
+# checks as calls: the kernels, which inline everything, compile 8 times faster than with checks in place
+export CFLAGS="${CFLAGS:-} --param=asan-instrumentation-with-call-threshold=0"
 EDGEOPS_SANITIZE=1 EDGEOPS_CUDA=0 MAX_JOBS=${MAX_JOBS:-2} "$PYTHON" setup.py -q build_ext --inplace >build.log 2>&1 ||
   { tail -n 40 build.log >&2; exit 1; }
+
+echo "built in $SECONDS s"
 
 if [[ $# -eq 0 ]]; then
   set -- tests/ragged tests/properties -m "not slow"
