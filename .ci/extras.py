@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print the requirements of extras of the installed package, so that they can be installed without building it again.
 
-    python .ci/extras.py tour test
+python .ci/extras.py tour test
 """
 
 import sys
