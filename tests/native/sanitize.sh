@@ -49,12 +49,20 @@ if [[ $# -eq 0 ]]; then
 fi
 # libasan alone dies inside torch: its interceptors must find the C++ runtime that throws the exceptions
 export LD_PRELOAD="$runtime $standard"
-export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99:detect_stack_use_after_return=1
-export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99
+# undefined behaviour is reported once for each place, and the run goes on to find all of them; it fails at the end
+export UBSAN_OPTIONS=halt_on_error=0:print_stacktrace=1
+export PYTHONPATH=$copy PYTHONDONTWRITEBYTECODE=1
 status=0
-"$PYTHON" -X faulthandler -m pytest -q -p no:cacheprovider --hypothesis-profile=sanitize -rfE --tb=short "$@" || status=$?
-if [[ $status -ne 0 ]]; then
-  echo "sanitize.sh: exit status $status (99: a sanitizer report is above)" >&2
+# pytest must not capture the file descriptor that the sanitizers write to
+"$PYTHON" -X faulthandler -m pytest -q -p no:cacheprovider --capture=sys --hypothesis-profile=sanitize -rfE --tb=short \
+  "$@" 2>report.log || status=$?
+unset LD_PRELOAD
+cat report.log >&2
+if grep -qE "runtime error:|ERROR: AddressSanitizer" report.log; then
+  echo "sanitize.sh: sanitizer reports, each with a stack above:" >&2
+  grep -hE "runtime error:|ERROR: AddressSanitizer" report.log | sed "s|$copy/||" | sort -u >&2
+  status=99
 fi
+echo "sanitize.sh: exit status $status after $SECONDS s" >&2
 exit "$status"

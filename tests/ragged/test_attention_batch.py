@@ -19,7 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "window": {"window": (5, 3)},
     "wide window": {"window": (520, 1)},
 }
-LENGTHS = [3, 0, 1, 130, 17, 16, 0, 40, 6, 700, 18, 12]
+LENGTHS = [3, 0, 1, 130, 17, 16, 0, 40, 6, 530, 18, 12]
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -38,7 +38,7 @@ class Batch:
 
     def __init__(self, dtype: torch.dtype, dim: int, dim_v: int, **options: Any) -> None:
         total = sum(LENGTHS)
-        self.q, self.k, self.v = normal(total, 4, dim), normal(total, 2, dim, seed=1), normal(total, 2, dim_v, seed=2)
+        self.q, self.k, self.v = normal(total, 2, dim), normal(total, 1, dim, seed=1), normal(total, 1, dim_v, seed=2)
         self.q, self.k, self.v = (x.to(dtype) for x in (self.q, self.k, self.v))
         self.options = options
 
@@ -46,7 +46,7 @@ class Batch:
         rows = rows_of(LENGTHS, order)
         cu = offsets_of([LENGTHS[b] for b in order])
         return ragged_attention(
-            self.q[rows], self.k[rows], self.v[rows], cu, cu, 700, 700, return_lse=True, **self.options
+            self.q[rows], self.k[rows], self.v[rows], cu, cu, 530, 530, return_lse=True, **self.options
         )
 
 
@@ -55,12 +55,12 @@ class Batch:
 def test_alone_in_a_batch_in_any_order_on_any_threads(
     name: str, dtype: torch.dtype, threads: Callable[[int], None]
 ) -> None:
-    batch = Batch(dtype, 16, 32, **SETTINGS[name])
+    batch = Batch(dtype, 8, 16, **SETTINGS[name])
     everyone = list(range(len(LENGTHS)))
     generator = torch.Generator().manual_seed(3)
     expected = batch.run(everyone)
-    orders = [everyone, everyone[::-1], torch.randperm(12, generator=generator).tolist(), [9, 3], [3, 9, 9, 3]]
-    for count in (1, 2, 3):
+    orders = [everyone, everyone[::-1], torch.randperm(12, generator=generator).tolist(), [9, 3], [3, 7, 7, 3]]
+    for count in (1, 2):
         threads(count)
         for order in [*orders, *([b] for b in everyone)]:
             rows = rows_of(LENGTHS, order)
