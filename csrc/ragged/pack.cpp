@@ -87,6 +87,9 @@ void ragged_pack_cpu(const Tensor& padded_in, const Tensor& offsets, Tensor out)
   auto pieces = copy_pieces(padded.size(0), static_cast<double>(bytes * out.size(0)) / (1 + padded.size(0)));
   run_by_cost(pieces, [&](const CopyPiece& piece) {
     const int64_t first = starts[piece.seq], count = starts[piece.seq + 1] - first;
+    if (count * bytes == 0) {
+      return;  // an empty tensor has no memory to copy from or to
+    }
     const char* from = src + piece.seq * sequence;
     if (row == bytes) {
       std::memcpy(dst + first * bytes, from, static_cast<size_t>(count * bytes));
@@ -115,8 +118,11 @@ void ragged_unpack_cpu(const Tensor& values_in, const Tensor& offsets, double pa
   auto pieces = copy_pieces(out.size(0), static_cast<double>(bytes * length));
   run_by_cost(pieces, [&](const CopyPiece& piece) {
     const int64_t first = starts[piece.seq], count = starts[piece.seq + 1] - first;
+    if (length * bytes == 0) {
+      return;  // an empty tensor has no memory to copy from or to
+    }
     char* to = dst + piece.seq * length * bytes;
-    if (row == bytes) {
+    if (count > 0 && row == bytes) {
       std::memcpy(to, src + first * bytes, static_cast<size_t>(count * bytes));
     } else {
       for (int64_t i = 0; i < count; ++i) {

@@ -261,8 +261,10 @@ static void pool_rows(const void* x, int64_t ld, int64_t rows, int64_t width, in
   constexpr bool same = sizeof(S) == sizeof(T);
   const S* src = static_cast<const S*>(x);
   S* target = static_cast<S*>(out);
-  if (rows == 0) {
-    __builtin_memset(target, 0, width * sizeof(S));
+  if (rows == 0 || width == 0) {
+    for (int64_t c = 0; c < width; ++c) {
+      target[c] = S(0);
+    }
     return;
   }
   T* memory = same ? nullptr : static_cast<T*>(__builtin_malloc((rows + 1) * width * sizeof(T)));
