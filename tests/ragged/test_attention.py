@@ -231,3 +231,26 @@ def test_lse_is_returned_only_on_request() -> None:
     assert (out.shape, lse.shape, lse.dtype) == ((4, 2, 8), (4, 2), torch.float32)
     half = ragged_attention(*[q.half()] * 3, cu, cu, 4, 4, return_lse=True)
     assert (half[0].dtype, half[1].dtype) == (torch.float16, torch.float32)
+
+
+@pytest.mark.slow
+def test_one_very_long_sequence() -> None:
+    """33,000 tokens and two heads have more than 2^31 pairs; a few rows are compared, with a window and without."""
+    total = 33_000
+    q, k, v = (normal(total, 2, 8, seed=i) for i in range(3))
+    cu = offsets_of([total, 3])
+    q, k, v = (torch.cat([x, x[:3]]) for x in (q, k, v))
+    local, _ = native(q, k, v, cu, cu, window=(64, 0))
+    few = torch.tensor([0, 1, 500, 16_384, total - 1])
+    cross = offsets_of([len(few), 0])
+    for i in few.tolist():
+        keys = slice(max(0, i - 64), i + 1)
+        one, many = offsets_of([1]), offsets_of([keys.stop - keys.start])
+        want, _ = padded_attention(q[i : i + 1].double(), k[keys].double(), v[keys].double(), one, many)
+        torch.testing.assert_close(local[i : i + 1].double(), want, atol=2e-6, rtol=0)
+    out, lse = native(q, k, v, cu, cu)
+    want, want_lse = padded_attention(q[few].double(), k.double(), v.double(), cross, cu)
+    torch.testing.assert_close(out[few].double(), want, atol=2e-6, rtol=0)
+    torch.testing.assert_close(lse[few].double(), want_lse, atol=1e-5, rtol=0)
+    again, _ = native(q[few], k, v, cross, cu)
+    assert torch.equal(again, out[few]), "the rows depend on the other queries"
