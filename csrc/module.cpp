@@ -21,8 +21,8 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
 
   m.def("ragged_pack(Tensor padded, Tensor offsets, SymInt total) -> Tensor");
   m.def("ragged_unpack(Tensor values, Tensor offsets, SymInt length, float padding_value=0.0) -> Tensor");
-  m.def("_ragged_pack(Tensor padded, Tensor offsets, Tensor(a!) out) -> ()");
-  m.def("_ragged_unpack(Tensor values, Tensor offsets, float padding_value, Tensor(a!) out) -> ()");
+  m.def("_ragged_pack(Tensor padded, Tensor offsets, SymInt total) -> Tensor");
+  m.def("_ragged_unpack(Tensor values, Tensor offsets, SymInt length, float padding_value) -> Tensor");
 
   m.def("ragged_pool(Tensor x, Tensor offsets, str reduction=\"mean\") -> Tensor");
   m.def("_ragged_pool_fwd(Tensor x, Tensor offsets, int mode) -> Tensor");

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
@@ -24,8 +25,8 @@ from edgeops._common import message
 
 NAMESPACE = "edgeops"
 _FOLDER = Path(__file__).resolve().parent
-_MARKER = "edgeops:"
 _KINDS = {kind.__name__: kind for kind in (TypeError, ValueError, NotImplementedError)}
+_MARKER = re.compile(rf"edgeops:({'|'.join(_KINDS)})\|(.*)")
 
 
 def _load(stem: str) -> str:
@@ -108,12 +109,8 @@ def native_status() -> dict[str, str]:
 
 def translate(error: RuntimeError) -> Exception:
     """The exception that a native check meant: the kind and text behind its marker, or the error as it is."""
-    text = str(error)
-    at = text.find(_MARKER)
-    if at < 0:
-        return error
-    kind, _, rest = text[at + len(_MARKER) :].partition("|")
-    return _KINDS.get(kind, RuntimeError)(rest.split("\n", 1)[0])
+    found = _MARKER.search(str(error))
+    return _KINDS[found[1]](found[2]) if found else error
 
 
 # Whether a functorch transform (vmap, grad, jvp) runs: the question `autograd.Function.apply` itself asks.
@@ -133,23 +130,36 @@ def kernel(name: str, who: str) -> Callable[..., Any]:
 
 
 def differentiable(
+    who: str,
     forward: Callable[..., Any],
     save: Callable[[Any, Sequence[Any], Any], None],
     backward: Callable[..., Any],
     inputs: Sequence[int] = (0,),
+    *,
+    twice: bool = False,
 ) -> Callable[..., Any]:
     """Make a function of kernel ops differentiable, with one definition of backward.
 
     Args:
-        forward: `forward(*args) -> outputs`, calls kernel ops only.
+        who: the public op, for errors.
+        forward: `forward(*args) -> outputs`, a kernel op or a function that calls kernel ops only.
         save: `save(ctx, args, outputs)` keeps what backward needs.
         backward: `backward(ctx, *grads) -> one gradient per argument`.
         inputs: positions of the differentiable arguments, tensors or `None`.
+        twice: backward consists of differentiable functions; otherwise a second derivative is refused.
 
     Returns:
         A function of the same arguments. Without a gradient to compute it is `forward` itself; in eager mode a cheap
         `autograd.Function`; under functorch one with `setup_context`, which vmap and grad can transform.
     """
+    grad_enabled, compiling = torch.is_grad_enabled, torch.compiler.is_compiling
+
+    def once(ctx: Any, *grads: Any) -> Any:
+        if compiling() or not grad_enabled():  # the compiler refuses second derivatives itself
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        return _refuse_second_order(who, results, (*grads, *ctx.saved_tensors))
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -158,8 +168,6 @@ def differentiable(
             outputs = forward(*args)
             save(ctx, args, outputs)
             return outputs
-
-    Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
 
     class Functorch(torch.autograd.Function):
         generate_vmap_rule = True
@@ -173,8 +181,9 @@ def differentiable(
             ctx.set_materialize_grads(False)
             save(ctx, inputs, output)
 
-    Functorch.backward = staticmethod(backward)  # type: ignore[method-assign]
-    grad_enabled, compiling = torch.is_grad_enabled, torch.compiler.is_compiling
+    Eager.backward = Functorch.backward = staticmethod(backward if twice else once)  # type: ignore[method-assign]
+    # what Function.apply calls after asking about functorch and setup_context, which costs as much as the rest
+    apply = super(torch.autograd.Function, Eager).apply
 
     def call(*args: Any) -> Any:
         wanted = False
@@ -189,7 +198,7 @@ def differentiable(
         try:
             if _functorch_active():
                 return Functorch.apply(*args)
-            return Eager.apply(*args) if wanted else forward(*args)
+            return apply(*args) if wanted else forward(*args)
         except RuntimeError as error:
             meant = translate(error)
             if meant is error:
@@ -197,6 +206,39 @@ def differentiable(
             raise meant from None
 
     return call
+
+
+class _NoSecondOrder(torch.autograd.Function):
+    """Gradients that depend on everything they were made of, by a derivative that only says it does not exist."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(who: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.who = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        rule = "has first derivatives only"
+        advice = "Compute the penalty from first derivatives, or use torch's own functions on padded tensors."
+        raise NotImplementedError(message(ctx.who, rule, "a second derivative (create_graph=True)", advice))
+
+
+def _refuse_second_order(who: str, results: Sequence[Any], made_of: Sequence[Any]) -> tuple[Any, ...]:
+    """The gradients `results`, such that differentiating them raises instead of giving zeros."""
+    needed = [x for x in made_of if isinstance(x, Tensor) and x.requires_grad]
+    places = [i for i, x in enumerate(results) if isinstance(x, Tensor)]
+    if not needed or not places:
+        return tuple(results)
+    marked = _NoSecondOrder.apply(who, len(places), *[results[i] for i in places], *needed)
+    given = list(results)
+    for i, x in zip(places, marked):
+        given[i] = x
+    return tuple(given)
 
 
 def _distinct(args: Sequence[Any]) -> list[Any]:
@@ -244,8 +286,14 @@ def loop_vmap(op: Any) -> Callable[..., Any]:
     return rule
 
 
+_any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast wants of matrix products on x's device, or `None` where autocast is off."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
+    if not _any_autocast():
+        return None
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
     return None

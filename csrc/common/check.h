@@ -34,6 +34,13 @@ inline std::string dtype_of(const torch::stable::Tensor& t) {
   return torch::headeronly::toString(t.scalar_type());
 }
 
+// None reaches a kernel as an undefined tensor.
+inline void require_tensor(const torch::stable::Tensor& t, const char* who, const char* name) {
+  if (!t.defined()) {
+    fail("TypeError", who, std::string(name) + " must be a tensor", "None", "Pass it.");
+  }
+}
+
 }  // namespace edgeops
 
 // The message parts are evaluated only when the condition fails.

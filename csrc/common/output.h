@@ -12,17 +12,18 @@
 
 namespace edgeops {
 
-// A dense CPU tensor of up to three dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN, so that an element
+constexpr int64_t kMaxDims = 64;  // torch has no more
+
+// A dense tensor on the device of `like`, of up to kMaxDims dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN, so that an element
 // never written fails loudly.
 inline torch::stable::Tensor new_output(
-    const torch::stable::Tensor& like, std::initializer_list<int64_t> shape,
+    const torch::stable::Tensor& like, const int64_t* shape, int64_t dims,
     std::optional<torch::headeronly::ScalarType> type = std::nullopt) {
-  const auto dims = static_cast<int64_t>(shape.size());
-  int64_t strides[3];
+  int64_t strides[kMaxDims];
   int64_t step = 1;
   for (int64_t d = dims - 1; d >= 0; --d) {
     strides[d] = step;
-    const int64_t size = shape.begin()[d];
+    const int64_t size = shape[d];
     step *= size > 1 ? size : 1;
   }
   int32_t dtype = 0;
@@ -31,14 +32,36 @@ inline torch::stable::Tensor new_output(
   } else {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   }
+  int32_t device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, shape.begin(), strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, shape, strides, dtype, device, index, &handle));
   torch::stable::Tensor out(handle);
 #ifdef EDGEOPS_POISON
   torch::stable::fill_(out, __builtin_nan(""));
 #endif
   return out;
+}
+
+inline torch::stable::Tensor new_output(
+    const torch::stable::Tensor& like, std::initializer_list<int64_t> shape,
+    std::optional<torch::headeronly::ScalarType> type = std::nullopt) {
+  return new_output(like, shape.begin(), static_cast<int64_t>(shape.size()), type);
+}
+
+// `lead` sizes, then those of x from dimension `from` on.
+inline torch::stable::Tensor new_rows(
+    const torch::stable::Tensor& x, std::initializer_list<int64_t> lead, int64_t from) {
+  int64_t shape[kMaxDims];
+  int64_t dims = 0;
+  for (const int64_t size : lead) {
+    shape[dims++] = size;
+  }
+  for (int64_t d = from; d < x.dim(); ++d) {
+    shape[dims++] = x.size(d);
+  }
+  return new_output(x, shape, dims);
 }
 
 inline torch::stable::Tensor dense(const torch::stable::Tensor& x) {

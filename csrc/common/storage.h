@@ -37,6 +37,7 @@ inline torch::headeronly::ScalarType compute_type(Storage storage) {
 }
 
 inline Storage require_storage(const torch::stable::Tensor& x, const char* who, const char* name) {
+  require_tensor(x, who, name);
   const auto storage = storage_of(x.scalar_type());
   EDGEOPS_CHECK(
       storage.has_value(), TypeError, who, std::string(name) + " must be float32, float64, float16 or bfloat16",

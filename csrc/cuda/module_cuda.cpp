@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "../common/check.h"
+#include "../common/output.h"
 #include "../ragged/pack_cuda.h"
 
 namespace edgeops::ragged {
@@ -82,27 +83,26 @@ void report(const char* who, const char* error) {
   STD_TORCH_CHECK(error == nullptr, who, ": the CUDA launch failed: ", error);
 }
 
-void ragged_pack_cuda(Tensor padded, Tensor offsets, Tensor out) {
+Tensor ragged_pack_cuda(Tensor padded, Tensor offsets, int64_t total) {
   if (!dense_from(padded, 2)) {
     padded = torch::stable::contiguous(padded);
   }
   offsets = torch::stable::contiguous(offsets);
-  EDGEOPS_CHECK(
-      dense_from(out, 1), ValueError, "pack", "rows of out must be dense", shape_of(out), "Pass a contiguous out.");
+  const Tensor out = new_rows(padded, {total}, 2);
   RowCopy copy = describe_copy("pack", padded, out, offsets);
   copy.source = padded.const_data_ptr();
   copy.target = out.mutable_data_ptr();
   const torch::stable::accelerator::DeviceGuard guard(padded.get_device_index());
   report("pack", launch_pack(copy, current_stream(padded)));
+  return out;
 }
 
-void ragged_unpack_cuda(Tensor values, Tensor offsets, double padding_value, Tensor out) {
+Tensor ragged_unpack_cuda(Tensor values, Tensor offsets, int64_t length, double padding_value) {
   if (!dense_from(values, 1)) {
     values = torch::stable::contiguous(values);
   }
   offsets = torch::stable::contiguous(offsets);
-  EDGEOPS_CHECK(
-      dense_from(out, 2), ValueError, "unpack", "rows of out must be dense", shape_of(out), "Pass a contiguous out.");
+  const Tensor out = new_rows(values, {offsets.numel() - 1, length}, 1);
   RowCopy copy = describe_copy("unpack", out, values, offsets);
   copy.source = values.const_data_ptr();
   copy.target = out.mutable_data_ptr();
@@ -116,6 +116,7 @@ void ragged_unpack_cuda(Tensor values, Tensor offsets, double padding_value, Ten
   }
   const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
   report("unpack", launch_unpack(copy, current_stream(values)));
+  return out;
 }
 
 }  // namespace

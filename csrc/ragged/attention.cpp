@@ -26,6 +26,8 @@ constexpr const char* kWho = "ragged_attention";
 
 void check_shapes(const Tensor& q, const Tensor& k, const Tensor& v) {
   require_storage(q, kWho, "q");
+  require_tensor(k, kWho, "k");
+  require_tensor(v, kWho, "v");
   EDGEOPS_CHECK(
       k.scalar_type() == q.scalar_type() && v.scalar_type() == q.scalar_type(), TypeError, kWho,
       "q, k and v must have one dtype", dtype_of(q) + ", " + dtype_of(k) + ", " + dtype_of(v), "Cast k and v to q's.");

@@ -25,6 +25,7 @@ void check_rows(const Tensor& x, const char* who) {
 }
 
 void check_vector(const Tensor& v, const Tensor& x, const char* who, const char* name) {
+  require_tensor(v, who, name);
   EDGEOPS_CHECK(
       v.scalar_type() == x.scalar_type(), TypeError, who,
       std::string(name) + " must have the dtype of x, " + dtype_of(x), dtype_of(v), "Cast it with .to(x.dtype).");
@@ -57,6 +58,7 @@ std::tuple<Tensor, Tensor, Tensor> add_layer_norm_fwd_cpu(
   const char* who = "add_layer_norm";
   const Storage storage = require_storage(x_in, who, "x");
   check_rows(x_in, who);
+  require_tensor(residual_in, who, "residual");
   EDGEOPS_CHECK(
       residual_in.scalar_type() == x_in.scalar_type(), TypeError, who,
       "residual must have the dtype of x, " + dtype_of(x_in), dtype_of(residual_in), "Cast it with .to(x.dtype).");

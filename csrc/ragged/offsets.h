@@ -15,6 +15,7 @@ inline std::vector<int64_t> read_offsets(
     const torch::stable::Tensor& offsets, int64_t total, const char* who, const char* name) {
   using torch::headeronly::ScalarType;
   const std::string n(name);
+  require_tensor(offsets, who, name);
   const auto type = offsets.scalar_type();
   EDGEOPS_CHECK(
       type == ScalarType::Int || type == ScalarType::Long, TypeError, who, n + " must be int32 or int64",

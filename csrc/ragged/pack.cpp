@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "../common/output.h"
 #include "../common/partition.h"
 #include "offsets.h"
 
@@ -37,31 +38,14 @@ bool dense_from(const Tensor& x, int64_t from) {
   return true;
 }
 
-void check_pair(const Tensor& padded, const Tensor& packed, const char* who) {
-  bool same = padded.dim() >= 2 && packed.dim() == padded.dim() - 1 && padded.scalar_type() == packed.scalar_type() &&
-              packed.is_cpu() && padded.is_cpu();
-  for (int64_t d = 1; same && d < packed.dim(); ++d) {
-    same = packed.size(d) == padded.size(d + 1);
-  }
-  EDGEOPS_CHECK(
-      same, ValueError, who, "needs a padded [B, L, ...] and a packed [T, ...] tensor of one dtype and device",
-      shape_of(padded) + " and " + shape_of(packed), "Check the trailing dimensions.");
-}
-
-std::vector<int64_t> check_lengths(const Tensor& offsets, const Tensor& padded, int64_t total, const char* who) {
-  auto starts = read_offsets(offsets, total, who, "offsets");
-  const auto sequences = static_cast<int64_t>(starts.size()) - 1;
-  EDGEOPS_CHECK(
-      sequences == padded.size(0), ValueError, who, "offsets must describe " + std::to_string(padded.size(0)) + " rows",
-      std::to_string(sequences) + " sequences", "Build the layout from this batch.");
-  for (int64_t b = 0; b < sequences; ++b) {
+void check_lengths(const std::vector<int64_t>& starts, int64_t columns, const char* who) {
+  for (size_t b = 0; b + 1 < starts.size(); ++b) {
     EDGEOPS_CHECK(
-        starts[b + 1] - starts[b] <= padded.size(1), ValueError, who,
-        "sequences must fit the " + std::to_string(padded.size(1)) + " columns of the padded tensor",
+        starts[b + 1] - starts[b] <= columns, ValueError, who,
+        "sequences must fit the " + std::to_string(columns) + " columns of the padded tensor",
         "length " + std::to_string(starts[b + 1] - starts[b]) + " at " + std::to_string(b),
         "Raise the length, or build the layout from this batch.");
   }
-  return starts;
 }
 
 std::vector<CopyPiece> copy_pieces(int64_t sequences, double bytes) {
@@ -74,17 +58,26 @@ std::vector<CopyPiece> copy_pieces(int64_t sequences, double bytes) {
 
 }  // namespace
 
-void ragged_pack_cpu(const Tensor& padded_in, const Tensor& offsets, Tensor out) {
+Tensor ragged_pack_cpu(const Tensor& padded_in, const Tensor& offsets, int64_t total) {
   const char* who = "pack";
-  check_pair(padded_in, out, who);
-  const auto starts = check_lengths(offsets, padded_in, out.size(0), who);
-  EDGEOPS_CHECK(out.is_contiguous(), ValueError, who, "out must be contiguous", "strides", "Make it with new_empty.");
+  require_tensor(padded_in, who, "padded");
+  EDGEOPS_CHECK(
+      padded_in.dim() >= 2, ValueError, who, "padded must have shape [B, L, ...]", shape_of(padded_in),
+      "Add the dimension of sequences with unsqueeze.");
+  const auto starts = read_offsets(offsets, total, who, "offsets");
+  const auto sequences = static_cast<int64_t>(starts.size()) - 1;
+  EDGEOPS_CHECK(
+      sequences == padded_in.size(0), ValueError, who,
+      "offsets must describe " + std::to_string(padded_in.size(0)) + " rows", std::to_string(sequences) + " sequences",
+      "Build the layout from this batch.");
+  check_lengths(starts, padded_in.size(1), who);
+  Tensor out = new_rows(padded_in, {total}, 2);
   const Tensor padded = dense_from(padded_in, 2) ? padded_in : torch::stable::contiguous(padded_in);
   const int64_t bytes = row_bytes(padded, 2), size = static_cast<int64_t>(padded.element_size());
   const int64_t row = padded.stride(1) * size, sequence = padded.stride(0) * size;
   const auto* src = static_cast<const char*>(padded.const_data_ptr());
   auto* dst = static_cast<char*>(out.mutable_data_ptr());
-  auto pieces = copy_pieces(padded.size(0), static_cast<double>(bytes * out.size(0)) / (1 + padded.size(0)));
+  auto pieces = copy_pieces(sequences, static_cast<double>(bytes * total) / static_cast<double>(1 + sequences));
   run_by_cost(pieces, [&](const CopyPiece& piece) {
     const int64_t first = starts[piece.seq], count = starts[piece.seq + 1] - first;
     if (count * bytes == 0) {
@@ -99,23 +92,29 @@ void ragged_pack_cpu(const Tensor& padded_in, const Tensor& offsets, Tensor out)
       std::memcpy(dst + (first + i) * bytes, from + i * row, static_cast<size_t>(bytes));
     }
   });
+  return out;
 }
 
-void ragged_unpack_cpu(const Tensor& values_in, const Tensor& offsets, double padding_value, Tensor out) {
+Tensor ragged_unpack_cpu(const Tensor& values_in, const Tensor& offsets, int64_t length, double padding_value) {
   const char* who = "unpack";
-  check_pair(out, values_in, who);
-  const auto starts = check_lengths(offsets, out, values_in.size(0), who);
-  EDGEOPS_CHECK(out.is_contiguous(), ValueError, who, "out must be contiguous", "strides", "Make it with new_empty.");
+  require_tensor(values_in, who, "values");
+  EDGEOPS_CHECK(
+      values_in.dim() >= 1, ValueError, who, "values must have shape [T, ...]", shape_of(values_in),
+      "Pass the packed tensor.");
+  const auto starts = read_offsets(offsets, values_in.size(0), who, "offsets");
+  const auto sequences = static_cast<int64_t>(starts.size()) - 1;
+  check_lengths(starts, length, who);
+  Tensor out = new_rows(values_in, {sequences, length}, 1);
   const Tensor values = dense_from(values_in, 1) ? values_in : torch::stable::contiguous(values_in);
   const bool zero = padding_value == 0;
   if (!zero) {
     torch::stable::fill_(out, padding_value);
   }
-  const int64_t bytes = row_bytes(values, 1), length = out.size(1);
+  const int64_t bytes = row_bytes(values, 1);
   const int64_t row = values.stride(0) * static_cast<int64_t>(values.element_size());
   const auto* src = static_cast<const char*>(values.const_data_ptr());
   auto* dst = static_cast<char*>(out.mutable_data_ptr());
-  auto pieces = copy_pieces(out.size(0), static_cast<double>(bytes * length));
+  auto pieces = copy_pieces(sequences, static_cast<double>(bytes * length));
   run_by_cost(pieces, [&](const CopyPiece& piece) {
     const int64_t first = starts[piece.seq], count = starts[piece.seq + 1] - first;
     if (length * bytes == 0) {
@@ -133,6 +132,7 @@ void ragged_unpack_cpu(const Tensor& values_in, const Tensor& offsets, double pa
       std::memset(to + count * bytes, 0, static_cast<size_t>((length - count) * bytes));
     }
   });
+  return out;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {

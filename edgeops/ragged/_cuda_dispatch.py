@@ -44,50 +44,43 @@ def _never(*_: Any) -> Iterator[str]:
     return iter(())
 
 
-def _triton_pack(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
+def _triton_pack(padded: Tensor, offsets: Tensor, total: int) -> Tensor:
     from edgeops.triton_kernels.ragged.pack import ragged_pack
 
+    out = padded.new_empty(total, *padded.shape[2:])
     ragged_pack(padded, offsets, out)
+    return out
 
 
-def _triton_unpack(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
+def _triton_unpack(values: Tensor, offsets: Tensor, length: int, padding_value: float) -> Tensor:
     from edgeops.triton_kernels.ragged.pack import ragged_unpack
 
+    out = values.new_empty(offsets.shape[0] - 1, length, *values.shape[1:])
     ragged_unpack(values, offsets, padding_value, out)
+    return out
 
 
 PACK = (Path("triton", _why_not_triton_copy, _triton_pack), Path("reference", _never, twin.ragged_pack_reference))
 UNPACK = (Path("triton", _why_not_triton_copy, _triton_unpack), Path("reference", _never, twin.ragged_unpack_reference))
 
 
-def _check_copy(who: str, padded: Tensor, packed: Tensor, offsets: Tensor) -> None:
-    check_offsets(who, offsets, packed)
-    fits = padded.dim() >= 2 and packed.dim() == padded.dim() - 1 and padded.shape[2:] == packed.shape[1:]
-    if not fits or padded.shape[0] != offsets.shape[0] - 1 or padded.dtype != packed.dtype:
-        rule = f"needs [{offsets.shape[0] - 1}, L, ...] padded and [T, ...] packed of one dtype"
-        raise ValueError(
-            message(who, rule, f"{describe(padded)} and {describe(packed)}", "Check the trailing dimensions.")
-        )
-
-
-def ragged_pack_cuda(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
+def ragged_pack_cuda(padded: Tensor, offsets: Tensor, total: int) -> Tensor:
     """`_ragged_pack` on a GPU, where the compiled CUDA module is absent."""
-    _check_copy("pack", padded, out, offsets)
-    target = out.contiguous()
-    pick("pack", PACK, padded, offsets, target).run(padded, offsets.contiguous(), target)
-    if target is not out:
-        out.copy_(target)
+    check_offsets("pack", offsets, padded)
+    if padded.dim() < 2 or padded.shape[0] != offsets.shape[0] - 1:
+        rule = f"padded must have shape [{offsets.shape[0] - 1}, L, ...]"
+        raise ValueError(message("pack", rule, describe(padded), "Build the layout from this batch."))
+    args = (padded, offsets.contiguous(), total)
+    result: Tensor = pick("pack", PACK, *args).run(*args)
+    return result
 
 
-def ragged_unpack_cuda(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
+def ragged_unpack_cuda(values: Tensor, offsets: Tensor, length: int, padding_value: float) -> Tensor:
     """`_ragged_unpack` on a GPU, where the compiled CUDA module is absent."""
-    _check_copy("unpack", out, values, offsets)
-    target = out.contiguous()
-    pick("unpack", UNPACK, values, offsets, padding_value, target).run(
-        values, offsets.contiguous(), padding_value, target
-    )
-    if target is not out:
-        out.copy_(target)
+    check_offsets("unpack", offsets, values)
+    args = (values, offsets.contiguous(), length, padding_value)
+    result: Tensor = pick("unpack", UNPACK, *args).run(*args)
+    return result
 
 
 # rows

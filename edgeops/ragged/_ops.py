@@ -95,8 +95,10 @@ def _add_layer_norm_bwd_fake(
 _FAKES: dict[str, Callable[..., Any]] = {
     "_ragged_attention_fwd": _attention_fwd_fake,
     "_ragged_attention_bwd": _attention_bwd_fake,
-    "_ragged_pack": lambda padded, offsets, out: None,
-    "_ragged_unpack": lambda values, offsets, padding_value, out: None,
+    "_ragged_pack": lambda padded, offsets, total: padded.new_empty(total, *padded.shape[2:]),
+    "_ragged_unpack": lambda values, offsets, length, padding_value: values.new_empty(
+        offsets.shape[0] - 1, length, *values.shape[1:]
+    ),
     "_ragged_pool_fwd": _pool_fwd_fake,
     "_ragged_pool_bwd": lambda grad_out, x, out, offsets, mode: x.new_empty(x.shape),
     "_bias_gelu_fwd": lambda x, bias, tanh: x.new_empty(x.shape),

@@ -145,19 +145,22 @@ def ragged_attention_bwd_reference(
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias
 
 
-def ragged_pack_reference(padded: Tensor, offsets: Tensor, out: Tensor) -> None:
-    """Copy the first `offsets[b+1] - offsets[b]` rows of each `padded[b]` into out `[T, ...]`."""
+def ragged_pack_reference(padded: Tensor, offsets: Tensor, total: int) -> Tensor:
+    """The first `offsets[b+1] - offsets[b]` rows of each `padded[b]`, as `[total, ...]`."""
     starts = offsets.tolist()
+    out = padded.new_empty(total, *padded.shape[2:])
     for b in range(len(starts) - 1):
         out[starts[b] : starts[b + 1]] = padded[b, : starts[b + 1] - starts[b]]
+    return out
 
 
-def ragged_unpack_reference(values: Tensor, offsets: Tensor, padding_value: float, out: Tensor) -> None:
-    """Fill out `[B, L, ...]` with `padding_value`, then put each sequence of values `[T, ...]` at its front."""
+def ragged_unpack_reference(values: Tensor, offsets: Tensor, length: int, padding_value: float) -> Tensor:
+    """`[B, length, ...]` full of `padding_value`, each sequence of values `[T, ...]` at the front of its row."""
     starts = offsets.tolist()
-    out.fill_(padding_value)
+    out = values.new_full((len(starts) - 1, length, *values.shape[1:]), padding_value)
     for b in range(len(starts) - 1):
         out[b, : starts[b + 1] - starts[b]] = values[starts[b] : starts[b + 1]]
+    return out
 
 
 POOL_MODES = ("sum", "mean", "max")

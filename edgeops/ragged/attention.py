@@ -18,26 +18,12 @@ _fwd = _native.kernel("_ragged_attention_fwd", "ragged_attention")
 _bwd = _native.kernel("_ragged_attention_bwd", "ragged_attention")
 
 
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_q: Tensor,
-    cu_k: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    causal: bool,
-    left: int,
-    right: int,
-) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _fwd(q, k, v, cu_q, cu_k, bias, scale, causal, left, right)
-    return result
-
-
 def _save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_q, cu_k, bias, *rest = args
-    ctx.save_for_backward(q, k, v, cu_q, cu_k, *([] if bias is None else [bias]), *outputs)
-    ctx.rest = rest
+    if args[5] is None:
+        ctx.save_for_backward(*args[:5], *outputs)
+    else:
+        ctx.save_for_backward(*args[:6], *outputs)
+    ctx.rest = args[6:]
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -48,7 +34,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
     return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None
 
 
-_attention = _native.differentiable(_forward, _save, _backward, inputs=(0, 1, 2, 5))
+_attention = _native.differentiable("ragged_attention", _fwd, _save, _backward, inputs=(0, 1, 2, 5))
 
 
 def _call(
@@ -73,7 +59,8 @@ def _call(
     if wanted is not None and q.dtype != torch.float64:
         q, k, v = q.to(wanted), k.to(wanted), v.to(wanted)
     if scale is None:
-        scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
+        shape = q.shape
+        scale = 1.0 / math.sqrt(shape[-1]) if shape and shape[-1] else 1.0
     if q.is_cuda:
         found = flash_or_none(q, k, v, cu_q, cu_k, max_q, max_k, bias, scale, causal, tuple(window), needs_lse)
         if found is not None:

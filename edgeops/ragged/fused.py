@@ -21,11 +21,6 @@ _norm_fwd = _native.kernel("_add_layer_norm_fwd", "add_layer_norm")
 _norm_bwd = _native.kernel("_add_layer_norm_bwd", "add_layer_norm")
 
 
-def _gelu_forward(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
-    result: Tensor = _gelu_fwd(x, bias, tanh)
-    return result
-
-
 def _gelu_save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
     ctx.save_for_backward(args[0], args[1])
     ctx.tanh = args[2]
@@ -37,13 +32,6 @@ def _gelu_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     x, bias = ctx.saved_tensors
     dx = _gelu_bwd(grad, x, bias, ctx.tanh)
     return dx, dx.sum(0), None
-
-
-def _norm_forward(
-    x: Tensor, x_bias: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = _norm_fwd(x, x_bias, residual, weight, bias, eps)
-    return result
 
 
 def _norm_save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -61,8 +49,10 @@ def _norm_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
     return dsum, dsum.sum(0) if x_bias else None, dsum, dweight, dbias, None
 
 
-_bias_gelu = _native.differentiable(_gelu_forward, _gelu_save, _gelu_backward, inputs=(0, 1))
-_add_layer_norm = _native.differentiable(_norm_forward, _norm_save, _norm_backward, inputs=(0, 1, 2, 3, 4))
+_bias_gelu = _native.differentiable("bias_gelu", _gelu_fwd, _gelu_save, _gelu_backward, inputs=(0, 1))
+_add_layer_norm = _native.differentiable(
+    "add_layer_norm", _norm_fwd, _norm_save, _norm_backward, inputs=(0, 1, 2, 3, 4)
+)
 
 
 def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
@@ -84,7 +74,7 @@ def bias_gelu(x: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(message("bias_gelu", "approximate must be 'none' or 'tanh'", repr(approximate), "Pick one."))
-    if bias.dtype != x.dtype and _native.autocast_dtype(x) is not None:
+    if _native.autocast_dtype(x) is not None and bias.dtype != x.dtype:
         bias = bias.to(x.dtype)
     result: Tensor = _bias_gelu(x, bias, approximate == "tanh")
     return result

@@ -6,26 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.layout import RaggedLayout
 
-_pack_into = _native.kernel("_ragged_pack", "pack")
-_unpack_into = _native.kernel("_ragged_unpack", "unpack")
-
-
-def _pack_forward(padded: Tensor, offsets: Tensor, total: int) -> Tensor:
-    out = padded.new_empty(total, *padded.shape[2:])
-    _pack_into(padded, offsets, out)
-    return out
-
-
-def _unpack_forward(values: Tensor, offsets: Tensor, length: int, padding_value: float) -> Tensor:
-    out = values.new_empty(offsets.shape[0] - 1, length, *values.shape[1:])
-    _unpack_into(values, offsets, padding_value, out)
-    return out
+_pack_kernel = _native.kernel("_ragged_pack", "pack")
+_unpack_kernel = _native.kernel("_ragged_unpack", "unpack")
 
 
 def _pack_save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
@@ -35,7 +24,7 @@ def _pack_save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
 
 def _pack_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     (offsets,) = ctx.saved_tensors
-    return None if grad is None else _unpack_forward(grad, offsets, ctx.length, 0.0), None, None
+    return None if grad is None else _unpack(grad, offsets, ctx.length, 0.0), None, None
 
 
 def _unpack_save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
@@ -45,19 +34,26 @@ def _unpack_save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
 
 def _unpack_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     (offsets,) = ctx.saved_tensors
-    return None if grad is None else _pack_forward(grad, offsets, ctx.total), None, None, None
+    return None if grad is None else ragged_pack(grad, offsets, ctx.total), None, None, None
 
 
-ragged_pack = _native.differentiable(_pack_forward, _pack_save, _pack_backward)
-_unpack = _native.differentiable(_unpack_forward, _unpack_save, _unpack_backward)
+ragged_pack = _native.differentiable("pack", _pack_kernel, _pack_save, _pack_backward, twice=True)
+_unpack = _native.differentiable("unpack", _unpack_kernel, _unpack_save, _unpack_backward, twice=True)
+
+
+def _check_padding_value(values: Tensor, padding_value: float) -> None:
+    if values.is_floating_point() or values.is_complex():
+        return
+    bounds = (0, 1) if values.dtype == torch.bool else (torch.iinfo(values.dtype).min, torch.iinfo(values.dtype).max)
+    if padding_value != int(padding_value) or not bounds[0] <= padding_value <= bounds[1]:
+        rule = f"padding_value must be a whole number from {bounds[0]} to {bounds[1]} for {values.dtype}"
+        raise ValueError(message("unpack", rule, str(padding_value), "Convert the values to a dtype that holds it."))
 
 
 def ragged_unpack(values: Tensor, offsets: Tensor, length: int, padding_value: float = 0.0) -> Tensor:
     """`torch.ops.edgeops.ragged_unpack`; use `unpack` with a layout."""
-    if offsets.ndim != 1 or offsets.shape[0] == 0:
-        advice = "For lengths use edgeops.ragged.offsets_from_lengths."
-        got = f"shape {tuple(offsets.shape)}"
-        raise ValueError(message("unpack", "offsets must have shape [N + 1]", got, advice))
+    if padding_value != 0:
+        _check_padding_value(values, padding_value)
     result: Tensor = _unpack(values, offsets, length, padding_value)
     return result
 
@@ -80,12 +76,12 @@ def pack(padded: Tensor, layout: RaggedLayout) -> Tensor:
     >>> pack(torch.tensor([[1, 0], [2, 3]]), layout)
     tensor([1, 2, 3])
     """
-    wide_enough = padded.ndim >= 2 and padded.shape[1] >= layout.max_len
-    if padded.ndim < 2 or padded.shape[0] != layout.num_sequences or not wide_enough:
+    shape = padded.shape
+    if len(shape) < 2 or shape[0] != layout.num_sequences or shape[1] < layout.max_len:
         rule = f"padded must have shape [{layout.num_sequences}, >={layout.max_len}, ...] to fit the layout"
         raise ValueError(message("pack", rule, describe(padded), "Build the layout from this batch's mask or lengths."))
     if layout.indices is not None:
-        if padded.shape[1] != layout.padded_len:
+        if shape[1] != layout.padded_len:
             rule = f"padded must have {layout.padded_len} columns, as the mask the layout was made from"
             raise ValueError(message("pack", rule, describe(padded), "Build the layout from this batch's mask."))
         return padded.flatten(0, 1).index_select(0, layout.indices)
@@ -122,6 +118,10 @@ def unpack(values: Tensor, layout: RaggedLayout, *, padding_value: float = 0.0, 
         rule = f"length must be {'' if layout.indices is not None else 'at least '}{layout.padded_len}"
         raise ValueError(message("unpack", rule, str(columns), "Leave length out to use the layout's own."))
     if layout.indices is not None:
+        _check_padding_value(values, padding_value)
         flat = values.new_full((layout.num_sequences * columns, *values.shape[1:]), padding_value)
         return flat.index_copy(0, layout.indices, values).unflatten(0, (layout.num_sequences, columns))
-    return ragged_unpack(values, layout.offsets, columns, padding_value)
+    if padding_value != 0:
+        _check_padding_value(values, padding_value)
+    result: Tensor = _unpack(values, layout.offsets, columns, padding_value)
+    return result

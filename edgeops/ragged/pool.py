@@ -16,11 +16,6 @@ _fwd = _native.kernel("_ragged_pool_fwd", "ragged_pool")
 _bwd = _native.kernel("_ragged_pool_bwd", "ragged_pool")
 
 
-def _forward(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
-    result: Tensor = _fwd(x, offsets, mode)
-    return result
-
-
 def _save(ctx: Any, args: Sequence[Any], output: Tensor) -> None:
     x, offsets, mode = args
     ctx.save_for_backward(x, output, offsets)
@@ -34,7 +29,7 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     return _bwd(grad, x, out, offsets, ctx.mode), None, None
 
 
-_pool = _native.differentiable(_forward, _save, _backward)
+_pool = _native.differentiable("ragged_pool", _fwd, _save, _backward)
 
 
 def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:

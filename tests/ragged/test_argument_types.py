@@ -12,6 +12,7 @@ import torch
 from edgeops.ragged import RaggedLayout, add_layer_norm, bias_gelu, pack, ragged_attention, ragged_pool, unpack
 from tests.peers import offsets_of
 
+ops = torch.ops.edgeops
 CU = offsets_of([2, 4])
 Q = torch.zeros(6, 2, 4)
 X, V = torch.zeros(6, 3), torch.zeros(3)
@@ -21,6 +22,12 @@ ONE: Any = torch.tensor(1.0)
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "offsets as a list": (lambda: ragged_attention(Q, Q, Q, [0, 2, 6], CU, 4, 4), "cu_q|list"),  # type: ignore[arg-type]
     "offsets missing": (lambda: ragged_attention(Q, Q, Q, None, CU, 4, 4), "cu_q|None"),  # type: ignore[arg-type]
+    "no values": (lambda: ragged_attention(Q, Q, None, CU, CU, 4, 4), "v must be a tensor; got None"),  # type: ignore[arg-type]
+    "no rows to pool": (lambda: ragged_pool(None, CU), "x must be a tensor; got None"),  # type: ignore[arg-type]
+    "no bias": (lambda: bias_gelu(X, None), "bias must be a tensor|NoneType"),  # type: ignore[arg-type]
+    "no residual": (lambda: add_layer_norm(X, None, V, V), "residual must be a tensor; got None"),  # type: ignore[arg-type]
+    "no padded": (lambda: ops.ragged_pack(None, CU, 6), "padded must be a tensor; got None"),
+    "no packed": (lambda: ops.ragged_unpack(None, CU, 4), "values must be a tensor; got None"),
     "pool offsets as a list": (lambda: ragged_pool(X, [0, 2, 6]), "offsets|list"),  # type: ignore[arg-type]
     "scale as text": (lambda: ragged_attention(Q, Q, Q, CU, CU, 4, 4, scale="x"), "scale|str"),  # type: ignore[arg-type]
     "window of text": (lambda: ragged_attention(Q, Q, Q, CU, CU, 4, 4, window="ab"), "window|str"),  # type: ignore[arg-type]
@@ -32,32 +39,22 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-EMPTY = "native.translate takes the op's name in torch's own error for its marker: the message is empty"
-SCALAR = "IndexError, from q.shape[-1] before the shapes are checked"
-EMPTIED = [name for name in WRONG if not name.startswith("scalar")]
-
-
-def _expected(name: str) -> list[pytest.MarkDecorator]:
-    if name in EMPTIED:
-        return [pytest.mark.xfail(reason=EMPTY, strict=True)]
-    return [pytest.mark.xfail(reason=SCALAR, strict=True)] if name == "scalar queries" else []
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=_expected(name)) for name in WRONG])
+@pytest.mark.parametrize("name", WRONG)
 def test_refused_with_a_message(name: str) -> None:
     call, text = WRONG[name]
     with pytest.raises((TypeError, ValueError, RuntimeError), match=text):
         call()
 
 
-@pytest.mark.xfail(reason="torch's stable fill_ fails with a source path and no reason", strict=True)
 def test_padding_value_that_the_dtype_cannot_hold() -> None:
-    with pytest.raises((ValueError, RuntimeError), match=r"uint8|padding_value") as caught:
+    with pytest.raises(ValueError, match=r"unpack: padding_value must be a whole number from 0 to 255 .* got -1"):
         unpack(torch.ones(6, dtype=torch.uint8), LAYOUT, padding_value=-1)
-    assert "site-packages" not in str(caught.value), "a path of the build leaks"
+    with pytest.raises(ValueError, match=r"padding_value must be a whole number .* got 0.5"):
+        unpack(torch.ones(6, dtype=torch.int64), LAYOUT, padding_value=0.5)
+    with pytest.raises(ValueError, match=r"padding_value must be a whole number from 0 to 1"):
+        unpack(torch.ones(6, dtype=torch.bool), LAYOUT, padding_value=2)
 
 
-@pytest.mark.xfail(reason="autocast_dtype asks autocast about the device meta, which torch does not know", strict=True)
 def test_meta_tensors_give_shapes() -> None:
     """Without data there are shapes, as for torch's own functions."""
     q, cu = Q.to("meta"), CU.to("meta")

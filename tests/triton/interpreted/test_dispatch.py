@@ -18,8 +18,8 @@ def arguments():
     scale = (q, q, q, OFFSETS, OFFSETS, torch.randn(3, 1, 6, 6), 0.3, True, -1, -1)
     return {
         "_ragged_attention_fwd": scale,
-        "_ragged_pack": (torch.randn(3, 6, 5), OFFSETS, torch.zeros(9, 5)),
-        "_ragged_unpack": (torch.randn(9, 5), OFFSETS, -1.0, torch.zeros(3, 7, 5)),
+        "_ragged_pack": (torch.randn(3, 6, 5), OFFSETS, 9),
+        "_ragged_unpack": (torch.randn(9, 5), OFFSETS, 7, -1.0),
         "_ragged_pool_fwd": (x, OFFSETS, 1),
         "_bias_gelu_fwd": (x, bias, True),
         "_add_layer_norm_fwd": (x, bias, residual, weight, bias, 1e-5),
@@ -35,13 +35,6 @@ def results(function, inputs):
 def test_kernels_agree_with_the_twins(name):
     inputs = arguments()[name]
     reference = getattr(twin, f"{name.removeprefix('_')}_reference")
-    if name.endswith("pack"):
-        got, expected = list(inputs), list(inputs)
-        got[-1], expected[-1] = inputs[-1].clone(), inputs[-1].clone()
-        dispatch.KERNELS[name](*got)
-        reference(*expected)
-        assert torch.equal(got[-1], expected[-1])
-        return
     for a, b in zip(results(dispatch.KERNELS[name], inputs), results(reference, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -55,15 +48,3 @@ def test_rows_of_any_stride_are_accepted():
     strided = ragged_attention_fwd_cuda(q, q, q, OFFSETS, OFFSETS, None, 0.3, False, -1, -1)
     dense = ragged_attention_fwd_cuda(*[q.contiguous()] * 3, OFFSETS, OFFSETS, None, 0.3, False, -1, -1)
     assert torch.equal(strided[0], dense[0])
-
-
-def test_outputs_of_any_stride_are_written():
-    padded = torch.randn(3, 6, 5)
-    out, expected = torch.zeros(5, 9).T, torch.zeros(9, 5)
-    dispatch.ragged_pack_cuda(padded, OFFSETS, out)
-    twin.ragged_pack_reference(padded, OFFSETS, expected)
-    assert torch.equal(out, expected)
-    back, expected = torch.zeros(5, 6, 3).permute(2, 1, 0), torch.zeros(3, 6, 5)
-    dispatch.ragged_unpack_cuda(out, OFFSETS, 2.0, back)
-    twin.ragged_unpack_reference(out, OFFSETS, 2.0, expected)
-    assert torch.equal(back, expected)

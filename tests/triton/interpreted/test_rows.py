@@ -39,10 +39,10 @@ def close(got, exact):
 @pytest.mark.parametrize("tail", [(), (7,), (2, 3)], ids=str)
 def test_pack(lengths, dtype, tail):
     padded = values(len(lengths), max(lengths, default=0) + 2, *tail, dtype=dtype)
-    out, expected = padded.new_zeros(2, sum(lengths) + 1, *tail)
+    out = padded.new_zeros(sum(lengths) + 1, *tail)
     ragged_pack(padded, offsets_of(lengths), out)
-    twin.ragged_pack_reference(padded, offsets_of(lengths), expected)
-    assert torch.equal(out, expected)
+    assert torch.equal(out[:-1], twin.ragged_pack_reference(padded, offsets_of(lengths), sum(lengths)))
+    assert (out[-1] == 0).all(), "rows beyond the last offset are left as they are"
 
 
 @LISTS
@@ -50,11 +50,10 @@ def test_pack(lengths, dtype, tail):
 @pytest.mark.parametrize("tail", [(), (7,), (2, 3)], ids=str)
 def test_unpack(lengths, dtype, tail):
     packed = values(sum(lengths), *tail, dtype=dtype)
-    out, expected = (packed.new_empty(len(lengths), max(lengths, default=0) + 2, *tail) for _ in range(2))
+    out = packed.new_empty(len(lengths), max(lengths, default=0) + 2, *tail)
     padding = 1.0 if dtype == torch.bool else -100.0
     ragged_unpack(packed, offsets_of(lengths, torch.int32), padding, out)
-    twin.ragged_unpack_reference(packed, offsets_of(lengths), padding, expected)
-    assert torch.equal(out, expected)
+    assert torch.equal(out, twin.ragged_unpack_reference(packed, offsets_of(lengths), out.shape[1], padding))
 
 
 @pytest.mark.parametrize("padding", [0.0, -1.5, float("inf"), float("nan"), 0.1])
@@ -80,10 +79,9 @@ def test_pack_never_reads_the_padding_and_keeps_nan_bits():
 
 def test_pack_reads_strides():
     padded = torch.randn(6, 4, 5).transpose(0, 1)[:, :, ::2]
-    out, expected = torch.zeros(2, 9, 3)
+    out = torch.zeros(9, 3)
     ragged_pack(padded, offsets_of([3, 0, 5, 1]), out)
-    twin.ragged_pack_reference(padded, offsets_of([3, 0, 5, 1]), expected)
-    assert torch.equal(out, expected)
+    assert torch.equal(out, twin.ragged_pack_reference(padded, offsets_of([3, 0, 5, 1]), 9))
 
 
 @pytest.mark.parametrize("wrong", [[0, 500, 900], [0, 7, 2], [-5, 3, 10], [0, 2**40, 2**41]])
