@@ -185,9 +185,9 @@ def test_attention_arguments_are_checked(arguments, kind, match):
 @pytest.mark.parametrize(
     ("call", "kind", "match"),
     [
-        (lambda: dispatch.ragged_pack_cuda(torch.zeros(2, 3), CU.float(), torch.zeros(5)), TypeError, "pack: offsets"),
-        (lambda: dispatch.ragged_pack_cuda(torch.zeros(3, 3), CU, torch.zeros(5)), ValueError, r"needs \[2, L, ...\]"),
-        (lambda: dispatch.ragged_unpack_cuda(torch.zeros(5, 1), CU, 0.0, torch.zeros(2, 3, 2)), ValueError, "unpack"),
+        (lambda: dispatch.ragged_pack_cuda(torch.zeros(2, 3), CU.float(), 5), TypeError, "pack: offsets"),
+        (lambda: dispatch.ragged_pack_cuda(torch.zeros(3, 3), CU, 5), ValueError, r"must have shape \[2, L, ...\]"),
+        (lambda: dispatch.ragged_unpack_cuda(torch.zeros(5, 1), CU[None], 3, 0.0), ValueError, "unpack: offsets"),
         (lambda: dispatch.ragged_pool_fwd_cuda(torch.zeros(5), CU, 0), ValueError, r"x must be \[T, C\]"),
         (lambda: dispatch.ragged_pool_fwd_cuda(torch.zeros(5, 1), CU[None], 0), ValueError, "offsets must be"),
         (lambda: dispatch.bias_gelu_fwd_cuda(torch.zeros(5, 2), torch.zeros(3), True), ValueError, "bias must have"),

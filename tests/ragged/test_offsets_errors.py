@@ -98,9 +98,7 @@ def test_padded_tensors_that_do_not_fit() -> None:
         torch.ops.edgeops.ragged_pack(torch.zeros(2, 3, 2), offsets_of([2, 4]), 6)
     with refused(ValueError, "unpack", "sequences must fit the 3 columns", "length 4 at 1"):
         torch.ops.edgeops.ragged_unpack(torch.zeros(6, 2), offsets_of([2, 4]), 3)
-    with refused(
-        ValueError, "pack", r"needs a padded \[B, L, \.\.\.\] and a packed \[T, \.\.\.\] tensor", r"shape \(2,\)"
-    ):
+    with refused(ValueError, "pack", r"padded must have shape \[B, L, \.\.\.\]", r"shape \(2,\)"):
         torch.ops.edgeops.ragged_pack(torch.zeros(2), offsets_of([2, 4]), 6)
 
 
