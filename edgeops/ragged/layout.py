@@ -7,9 +7,8 @@ data is one prefix sum of B + 1 integers, computed up front on the host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import torch
@@ -60,6 +59,28 @@ def _offsets_array(lengths: Sequence[int] | Tensor) -> np.ndarray:
     return offsets
 
 
+_T = TypeVar("_T")
+
+
+class _once(Generic[_T]):
+    """`functools.cached_property` without its lock, which the compiler cannot trace through up to Python 3.11."""
+
+    def __init__(self, function: Callable[[Any], _T]) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> _once[_T]: ...
+    @overload
+    def __get__(self, instance: object, owner: Any) -> _T: ...
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self.name] = self.function(instance)
+        return value
+
+
 class RaggedLayout:
     """Positions of N sequences packed one after another into `T` rows.
 
@@ -72,10 +93,14 @@ class RaggedLayout:
     tensor([0, 1, 0, 1, 2])
     """
 
-    __slots__ = ("__dict__", "_array", "device", "indices", "padded_len")
-
     _array: np.ndarray
     device: torch.device
+    num_sequences: int
+    """Number of sequences N (empty ones count)."""
+    total: int
+    """Number of packed rows T."""
+    max_len: int
+    """Longest length; 0 without sequences."""
     indices: Tensor | None
     """Flat row (b * padded_len + column) of each token in the padded source, int64 `[T]`; `None` where every
     sequence stands left-aligned in its row."""
@@ -92,10 +117,19 @@ class RaggedLayout:
     ) -> None:
         """Private: use the `from_*` methods, which check their input."""
         offsets.flags.writeable = False
-        object.__setattr__(self, "_array", offsets)
-        object.__setattr__(self, "device", torch.device(device or "cpu"))
-        object.__setattr__(self, "indices", indices)
-        object.__setattr__(self, "padded_len", self.max_len if padded_len is None else padded_len)
+        longest = int(np.diff(offsets).max(initial=0))
+        device = torch.device(device or "cpu")
+        self.__dict__.update(
+            _array=offsets,
+            device=device,
+            indices=indices,
+            num_sequences=len(offsets) - 1,
+            total=int(offsets[-1]),
+            max_len=longest,
+            padded_len=longest if padded_len is None else padded_len,
+        )
+        if device.type == "cpu":  # every op needs them, and a compiled graph should find them there
+            self.__dict__["offsets"] = torch.from_numpy(offsets.copy())
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -182,37 +216,22 @@ class RaggedLayout:
             )
         return cls.from_offsets(jagged.offsets())
 
-    @property
-    def num_sequences(self) -> int:
-        """Number of sequences N (empty ones count)."""
-        return len(self._array) - 1
-
-    @cached_property
-    def total(self) -> int:
-        """Number of packed rows T."""
-        return int(self._array[-1])
-
-    @cached_property
+    @_once
     def lengths(self) -> tuple[int, ...]:
         """The N sequence lengths, on the host."""
         return tuple(np.diff(self._array).tolist())
 
-    @cached_property
-    def max_len(self) -> int:
-        """Longest length; 0 without sequences."""
-        return int(np.diff(self._array).max(initial=0))
-
-    @cached_property
+    @_once
     def sum_sq(self) -> int:
         """Sum of squared lengths: the number of (query, key) pairs of self-attention."""
         return int((np.diff(self._array) ** 2).sum())
 
-    @cached_property
+    @_once
     def offsets(self) -> Tensor:
         """int64 `[N + 1]`, on `device`."""
         return torch.from_numpy(self._array.copy()).to(self.device)
 
-    @cached_property
+    @_once
     def cu_seqlens(self) -> Tensor:
         """int32 `[N + 1]`, on `device`: the form of `varlen_attn` and FlashAttention."""
         if self.total > np.iinfo(np.int32).max:
@@ -226,13 +245,13 @@ class RaggedLayout:
             )
         return torch.from_numpy(self._array.astype(np.int32)).to(self.device)
 
-    @cached_property
+    @_once
     def sequence_ids(self) -> Tensor:
         """int64 `[T]`: which sequence a row belongs to."""
         ids = np.repeat(np.arange(self.num_sequences, dtype=np.int64), np.diff(self._array))
         return torch.from_numpy(ids).to(self.device)
 
-    @cached_property
+    @_once
     def positions(self) -> Tensor:
         """int64 `[T]`: position of a row inside its sequence."""
         steps = np.arange(self.total, dtype=np.int64) - np.repeat(self._array[:-1], np.diff(self._array))

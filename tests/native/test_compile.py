@@ -175,11 +175,6 @@ def test_self_attention_passes_one_tensor_twice(which: str) -> None:
     assert backend.graphs <= 2
 
 
-@pytest.mark.xfail(
-    reason="RaggedLayout's cached_property holds a lock up to Python 3.11, which dynamo cannot enter",
-    strict=True,
-    raises=torch._dynamo.exc.Unsupported,
-)
 def test_pack_and_unpack_with_a_layout() -> None:
     """The functions of a layout compile too, and another layout does not mean another graph each time."""
 
@@ -188,7 +183,7 @@ def test_pack_and_unpack_with_a_layout() -> None:
 
     backend = Counting()
     compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=backend)
-    for lengths in BATCHES:
+    for lengths in ([2, 0, 6], *BATCHES[1:]):  # no two sizes of the first batch agree by chance
         layout = ragged.RaggedLayout.from_lengths(lengths)
         args = (normal(len(lengths), max(lengths), 3).requires_grad_(), layout)
         torch.testing.assert_close(results(compiled, args), results(call, args))
