@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import describe, message
-from edgeops.ragged._cuda_dispatch import flash_or_none
+from edgeops.ragged._cuda.attention import flash_or_none
 
 _fwd = _native.kernel("_ragged_attention_fwd", "ragged_attention")
 _bwd = _native.kernel("_ragged_attention_bwd", "ragged_attention")

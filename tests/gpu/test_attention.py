@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import varlen
 
 from edgeops.ragged import ragged_attention, varlen_attn
-from edgeops.ragged._cuda_attention import why_not_flash
+from edgeops.ragged._cuda.attention import why_not_flash
 from edgeops.ragged._reference import ragged_attention_fwd_reference
 from tests.budget import assert_within_budget
 from tests.peers import offsets_of

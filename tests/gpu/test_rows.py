@@ -6,7 +6,7 @@ import torch
 
 from edgeops import _native
 from edgeops.ragged import RaggedLayout, add_layer_norm, bias_gelu, pack, ragged_pool, unpack
-from edgeops.ragged import _cuda_dispatch as dispatch
+from edgeops.ragged import _cuda as dispatch
 from edgeops.ragged import _reference as twin
 from tests.budget import assert_within_budget
 
@@ -56,10 +56,10 @@ def test_unaligned_rows(shift):
 def test_triton_and_compiled_pack_agree():
     layout = RaggedLayout.from_lengths([3, 0, 50], device="cuda")
     padded = torch.randn(3, 50, 40, device="cuda")
-    out = dispatch.ragged_pack_cuda(padded, layout.offsets, 53)
+    out = dispatch.rows.ragged_pack_cuda(padded, layout.offsets, 53)
     assert torch.equal(out, pack(padded, layout))
     back = torch.zeros(3, 50, 40, device="cuda")
-    dispatch.ragged_unpack_cuda(out, layout.offsets, 0.5, back)
+    dispatch.rows.ragged_unpack_cuda(out, layout.offsets, 0.5, back)
     assert torch.equal(back, unpack(out, layout, padding_value=0.5))
 
 

@@ -4,9 +4,9 @@
 import pytest
 import torch
 
-from edgeops.ragged import _cuda_dispatch as dispatch
+from edgeops.ragged import _cuda as dispatch
 from edgeops.ragged import _reference as twin
-from edgeops.ragged._cuda_attention import ragged_attention_fwd_cuda
+from edgeops.ragged._cuda.attention import ragged_attention_fwd_cuda
 
 OFFSETS = torch.tensor([0, 3, 3, 9])
 
@@ -42,7 +42,10 @@ def test_kernels_agree_with_the_twins(name):
 def test_rows_of_any_stride_are_accepted():
     x = torch.randn(12, 9).T
     torch.testing.assert_close(
-        dispatch.bias_gelu_fwd_cuda(x, torch.zeros(24)[::2], False), torch.nn.functional.gelu(x), rtol=1e-5, atol=1e-6
+        dispatch.rows.bias_gelu_fwd_cuda(x, torch.zeros(24)[::2], False),
+        torch.nn.functional.gelu(x),
+        rtol=1e-5,
+        atol=1e-6,
     )
     q = torch.randn(12, 2, 9).permute(2, 1, 0)
     strided = ragged_attention_fwd_cuda(q, q, q, OFFSETS, OFFSETS, None, 0.3, False, -1, -1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged import _reference as twin
-from edgeops.ragged._cuda_paths import HALF, Path, dense_rows, pick, why_not_reference, why_not_triton_rows
+from edgeops.ragged._cuda.paths import HALF, Path, dense_rows, pick, why_not_reference, why_not_triton_rows
 
 MAX_FLASH_HEAD_SIZE = 256
 MAX_TRITON_HEAD_SIZE = 512
@@ -191,3 +191,6 @@ def ragged_attention_fwd_cuda(
     args = (q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right)
     result: tuple[Tensor, Tensor] = pick("ragged_attention", ATTENTION, *args).run(*args)
     return result
+
+
+KERNELS: dict[str, Callable[..., Any]] = {"_ragged_attention_fwd": ragged_attention_fwd_cuda}

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU kernels of the ragged ops, and their registration.
+"""The GPU kernels of pack, unpack and the row ops.
 
-Every op has paths that say why they cannot take a call; the first one without a reason runs. Attention has its own
-file. Nothing here imports triton before a call needs it. Ragged spec, section 12.3.
+Every op has paths that say why they cannot take a call; the first one without a reason runs.
 """
 
 from __future__ import annotations
@@ -10,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged import _reference as twin
-from edgeops.ragged._cuda_attention import flash_or_none as flash_or_none
-from edgeops.ragged._cuda_attention import ragged_attention_fwd_cuda
-from edgeops.ragged._cuda_paths import (
+from edgeops.ragged._cuda.paths import (
     Path,
     check_columns,
     check_offsets,
@@ -156,30 +151,9 @@ def add_layer_norm_fwd_cuda(
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
-    "_ragged_attention_fwd": ragged_attention_fwd_cuda,
     "_ragged_pack": ragged_pack_cuda,
     "_ragged_unpack": ragged_unpack_cuda,
     "_ragged_pool_fwd": ragged_pool_fwd_cuda,
     "_bias_gelu_fwd": bias_gelu_fwd_cuda,
     "_add_layer_norm_fwd": add_layer_norm_fwd_cuda,
 }
-
-
-# what csrc/cuda/module_cuda.cpp registers
-COMPILED = ("_ragged_pack", "_ragged_unpack")
-
-
-def register_cuda(library: torch.library.Library, *, compiled: bool | None = None) -> list[str]:
-    """Register the GPU kernels above; returns the names of the ops registered here.
-
-    Args:
-        library: of kind "IMPL" for the namespace `edgeops`; it must be kept alive.
-        compiled: whether the CUDA module `_C_cuda` is loaded, which then serves the ops in `COMPILED` itself; `None`
-            asks `edgeops._native`.
-    """
-    if compiled is None:
-        compiled = not _native._WHY_NO_CUDA
-    names = [name for name in KERNELS if not (compiled and name in COMPILED)]
-    for name in names:
-        library.impl(name, KERNELS[name], "CUDA")
-    return names
