@@ -6,8 +6,8 @@ import torch
 
 from edgeops import _native
 from edgeops.ragged import RaggedLayout, add_layer_norm, bias_gelu, pack, ragged_pool, unpack
-from edgeops.ragged import _cuda as dispatch
 from edgeops.ragged import _reference as twin
+from edgeops.ragged._cuda import rows
 from tests.budget import assert_within_budget
 
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -56,10 +56,10 @@ def test_unaligned_rows(shift):
 def test_triton_and_compiled_pack_agree():
     layout = RaggedLayout.from_lengths([3, 0, 50], device="cuda")
     padded = torch.randn(3, 50, 40, device="cuda")
-    out = dispatch.rows.ragged_pack_cuda(padded, layout.offsets, 53)
+    out = rows.ragged_pack_cuda(padded, layout.offsets, 53)
     assert torch.equal(out, pack(padded, layout))
     back = torch.zeros(3, 50, 40, device="cuda")
-    dispatch.rows.ragged_unpack_cuda(out, layout.offsets, 0.5, back)
+    rows.ragged_unpack_cuda(out, layout.offsets, 0.5, back)
     assert torch.equal(back, unpack(out, layout, padding_value=0.5))
 
 

@@ -10,9 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from edgeops.ragged._cuda import attention as _cuda_attention as attention
 from edgeops.ragged import _cuda as dispatch
-from edgeops.ragged._cuda import paths as _cuda_paths as paths
+from edgeops.ragged._cuda import attention as attention
+from edgeops.ragged._cuda import paths as paths
+from edgeops.ragged._cuda import rows
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_without_triton_the_reference_runs(gpu, monkeypatch):
     q = heads(20, 4, 64)
     (reason,) = attention.why_not_triton_attention(q, q, q)
     assert reason == "triton is not installed (pip install 'edgeops[triton]')"
-    for table in (attention.ATTENTION, dispatch.rows.POOL, dispatch.rows.GELU, dispatch.rows.NORM):
+    for table in (attention.ATTENTION, rows.POOL, rows.GELU, rows.NORM):
         assert paths.pick("x", table, q, q, q).name == "reference"
 
 
@@ -185,14 +186,14 @@ def test_attention_arguments_are_checked(arguments, kind, match):
 @pytest.mark.parametrize(
     ("call", "kind", "match"),
     [
-        (lambda: dispatch.rows.ragged_pack_cuda(torch.zeros(2, 3), CU.float(), 5), TypeError, "pack: offsets"),
-        (lambda: dispatch.rows.ragged_pack_cuda(torch.zeros(3, 3), CU, 5), ValueError, r"must have shape \[2, L, ...\]"),
-        (lambda: dispatch.rows.ragged_unpack_cuda(torch.zeros(5, 1), CU[None], 3, 0.0), ValueError, "unpack: offsets"),
-        (lambda: dispatch.rows.ragged_pool_fwd_cuda(torch.zeros(5), CU, 0), ValueError, r"x must be \[T, C\]"),
-        (lambda: dispatch.rows.ragged_pool_fwd_cuda(torch.zeros(5, 1), CU[None], 0), ValueError, "offsets must be"),
-        (lambda: dispatch.rows.bias_gelu_fwd_cuda(torch.zeros(5, 2), torch.zeros(3), True), ValueError, "bias must have"),
+        (lambda: rows.ragged_pack_cuda(torch.zeros(2, 3), CU.float(), 5), TypeError, "pack: offsets"),
+        (lambda: rows.ragged_pack_cuda(torch.zeros(3, 3), CU, 5), ValueError, r"must have shape \[2, L, ...\]"),
+        (lambda: rows.ragged_unpack_cuda(torch.zeros(5, 1), CU[None], 3, 0.0), ValueError, "unpack: offsets"),
+        (lambda: rows.ragged_pool_fwd_cuda(torch.zeros(5), CU, 0), ValueError, r"x must be \[T, C\]"),
+        (lambda: rows.ragged_pool_fwd_cuda(torch.zeros(5, 1), CU[None], 0), ValueError, "offsets must be"),
+        (lambda: rows.bias_gelu_fwd_cuda(torch.zeros(5, 2), torch.zeros(3), True), ValueError, "bias must have"),
         (
-            lambda: dispatch.rows.add_layer_norm_fwd_cuda(
+            lambda: rows.add_layer_norm_fwd_cuda(
                 torch.zeros(5, 2), None, torch.zeros(5, 3), torch.zeros(2), torch.zeros(2), 1e-5
             ),
             ValueError,
