@@ -8,6 +8,8 @@
 // them.
 
 #include "attention_tiles.inl.h"
+//
+#include "dropout.inl.h"
 
 // State of the running softmax for a block of rows; arrays have kRowSlots elements.
 template <class T>
@@ -211,6 +213,12 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
             block_mask<T, kScoreStride>(c, i0, rows, lq, lk, t0, from, end, to, b.scores);
             natural ? softmax_block<T, true>(rows, b.scores, from, to, state)
                     : softmax_block<T, false>(rows, b.scores, from, to, state);
+          }
+          if (first < end && c.dropout.on) {
+            for (int64_t r = 0; r < rows; ++r) {
+              const uint32_t row = dropout_row(c.dropout.seed, p.seq, h, i0 + r);
+              dropout_weights<T>(c.dropout, row, t0, first, end, b.scores + r * kScoreStride);
+            }
           }
           if (last) {
             natural ? finish_rows<T, true>(rows, state, inverse, lse)

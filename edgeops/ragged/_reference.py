@@ -184,7 +184,7 @@ def ragged_attention_bwd_reference(
         dweights = torch.einsum("ihd,jhd->hij", go, vs.repeat_interleave(group, dim=1))
         if dropout_p > 0:
             keep = dropout_keep_reference(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
-            kept = keep * dropout_factor(dropout_p)
+            kept = keep.to(dtype) * dropout_factor(dropout_p)
             dweights, used = dweights * kept, weights * kept
         else:
             used = weights

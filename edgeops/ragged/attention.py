@@ -31,7 +31,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     dq, dk, dv, dbias = _bwd(grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias[0] if bias else None, *ctx.rest)
-    return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None
+    return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None, None, None
 
 
 _attention = _native.differentiable("ragged_attention", _fwd, _save, _backward, inputs=(0, 1, 2, 5))
@@ -49,6 +49,8 @@ def _call(
     causal: bool,
     window: Sequence[int],
     bias: Tensor | None,
+    dropout_p: float,
+    seed: int,
     needs_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     if len(window) != 2:
@@ -61,12 +63,19 @@ def _call(
     if scale is None:
         shape = q.shape
         scale = 1.0 / math.sqrt(shape[-1]) if shape and shape[-1] else 1.0
-    if q.is_cuda:
+    if q.is_cuda and dropout_p == 0:
         found = flash_or_none(q, k, v, cu_q, cu_k, max_q, max_k, bias, scale, causal, tuple(window), needs_lse)
         if found is not None:
             return found
-    result: tuple[Tensor, Tensor] = _attention(q, k, v, cu_q, cu_k, bias, scale, causal, window[0], window[1])
+    result: tuple[Tensor, Tensor] = _attention(
+        q, k, v, cu_q, cu_k, bias, scale, causal, window[0], window[1], dropout_p, seed
+    )
     return result
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device, dtype=torch.int64))
 
 
 def ragged_attention(
@@ -82,6 +91,8 @@ def ragged_attention(
     causal: bool = False,
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
     return_lse: bool = False,
 ) -> Any:
     """Attention of every sequence of a packed batch over its own keys, without padding.
@@ -100,11 +111,15 @@ def ragged_attention(
         window: `(left, right)` keys round that position; -1 means no limit.
         bias: added to the scaled scores, `[N or 1, Hq or 1, Mq or 1, Mk or 1]` with `Mq`, `Mk` at least the longest
             lengths; -inf forbids a pair.
+        dropout_p: probability in [0, 1) with which an attention weight becomes 0; the others grow by `1 / (1 - p)`. No
+            mask is stored: it follows from one number drawn here, the sequence's place in the batch, head and pair.
+        generator: where that number is drawn from; torch's default CPU generator if absent, so `torch.manual_seed` and
+            gradient checkpointing work as for `torch.nn.Dropout`.
         return_lse: also return the log-sum-exp of the scores.
 
     Returns:
-        `[Tq, Hq, Dv]`, and with `return_lse` also lse `[Tq, Hq]` (float32; float64 for float64). Queries without an
-        allowed key give 0 and lse -inf. Differentiable in q, k, v and bias. On the CPU the result of a sequence is
+        `[Tq, Hq, Dv]`, and with `return_lse` also lse `[Tq, Hq]` (float32; float64 for float64), before dropout. Queries
+        without an allowed key give 0 and lse -inf. Differentiable in q, k, v and bias. On the CPU the result of a sequence is
         bitwise the same in any batch, in any order, with any number of threads.
 
     Raises:
@@ -115,7 +130,8 @@ def ragged_attention(
     >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
     torch.Size([5, 2, 8])
     """
-    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, return_lse)
+    seed = _draw_seed(generator) if dropout_p else 0
+    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -132,9 +148,11 @@ def ragged_attention_op(
     causal: bool = False,
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
 ) -> Tensor:
-    """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs."""
-    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, False)[0]
+    """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs and a given seed."""
+    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, False)[0]
 
 
 def ragged_attention_lse_op(
@@ -150,6 +168,8 @@ def ragged_attention_lse_op(
     causal: bool = False,
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`torch.ops.edgeops.ragged_attention_lse`: output and log-sum-exp."""
-    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, True)
+    return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, True)
