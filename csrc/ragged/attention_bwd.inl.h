@@ -15,9 +15,9 @@ constexpr int64_t kGradRows = 36;   // query rows of a block: whole tiles of kMa
 constexpr int64_t kGradSlots = 64;  // the same in whole vectors of any instruction set
 constexpr int kGradStride = kGradKeys + 16;
 
-// o[r, :] = (o if kAdd) + sum_i p[i, r] * b[i, :] for MR keys r; rows of b are a panel wide
+// o[r, :] = (o if kAdd) + sum_i p[i, r] * b[i, :] for MR keys r and one panel of columns
 template <class T, int MR, bool kAdd>
-EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t rows, T* o, int64_t ldo) {
+EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t ldb, int64_t rows, T* o, int64_t ldo) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   V acc[MR][2] = {};
@@ -29,7 +29,7 @@ EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t rows, T* o, int64_t
     }
   }
   for (int64_t i = 0; i < rows; ++i) {
-    const V b0 = vload<T>(b + i * Panel<T>::n), b1 = vload<T>(b + i * Panel<T>::n + n);
+    const V b0 = vload<T>(b + i * ldb), b1 = vload<T>(b + i * ldb + n);
 #pragma GCC unroll 6
     for (int r = 0; r < MR; ++r) {
       const V a = vset<T>(p[i * kGradStride + r]);
@@ -45,41 +45,41 @@ EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t rows, T* o, int64_t
 }
 
 template <class T, bool kAdd>
-static void key_rows(int keys, const T* p, const T* b, int64_t rows, T* o, int64_t ldo) {
+static void key_rows(int keys, const T* p, const T* b, int64_t ldb, int64_t rows, T* o, int64_t ldo) {
   switch (keys) {
     case 1:
-      return key_tile<T, 1, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 1, kAdd>(p, b, ldb, rows, o, ldo);
     case 2:
-      return key_tile<T, 2, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 2, kAdd>(p, b, ldb, rows, o, ldo);
     case 3:
-      return key_tile<T, 3, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 3, kAdd>(p, b, ldb, rows, o, ldo);
     case 4:
-      return key_tile<T, 4, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 4, kAdd>(p, b, ldb, rows, o, ldo);
     case 5:
-      return key_tile<T, 5, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 5, kAdd>(p, b, ldb, rows, o, ldo);
     default:
-      return key_tile<T, 6, kAdd>(p, b, rows, o, ldo);
+      return key_tile<T, 6, kAdd>(p, b, ldb, rows, o, ldo);
   }
 }
 
-// Rows of a gradient while it grows: the output itself, or panels in compute type.
+// Rows in panels: the tensor itself, or a packed copy in compute type.
 template <class T>
-struct Sums {
+struct Rows {
   T* at;
   int64_t row, panel;  // steps in elements
 };
 
-// sums[j, :] (+)= sum_i weights[i, j] * packed[i, :] for keys j in [first, end)
+// sums[j, :] (+)= sum_i weights[i, j] * of[i, :] for keys j in [first, end)
 template <class T, bool kAdd>
 EDGEOPS_INLINE void add_keys(
-    const T* weights, const T* packed, int64_t rows, int64_t first, int64_t end, int64_t dim, Sums<T> sums) {
+    const T* weights, Rows<const T> of, int64_t rows, int64_t first, int64_t end, int64_t dim, Rows<T> sums) {
   constexpr int w = Panel<T>::n;
   for (int64_t d = 0; d < dim; d += w) {
-    const T* b = packed + d * rows;
+    const T* b = of.at + d / w * of.panel;
     T* target = sums.at + d / w * sums.panel;
     for (MicroBlock m(end - first); m.next();) {
       const int64_t j = first + m.row;
-      key_rows<T, kAdd>(m.height, weights + j, b, rows, target + j * sums.row, sums.row);
+      key_rows<T, kAdd>(m.height, weights + j, b, of.row, rows, target + j * sums.row, sums.row);
     }
   }
 }
@@ -103,16 +103,16 @@ EDGEOPS_INLINE T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// s: scores to P; ds: dO V^T to dS. `base` and s are in units of log2(e), or natural with a bias.
+// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias.
 template <class T, bool kNatural>
-EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta_value) {
+EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta_value, T scale) {
   typedef typename Lanes<T>::V V;
   const V base = vset<T>(base_value), delta = vset<T>(delta_value);
   for (int64_t j = from; j < to; j += Lanes<T>::n) {
     const V x = vload<T>(s + j) - base;
     const V p = vexp2(kNatural ? x * T(kLog2e) : x);
     vstore<T>(s + j, p);
-    vstore<T>(ds + j, p * (vload<T>(ds + j) - delta));
+    vstore<T>(ds + j, p * scale * (vload<T>(ds + j) - delta));
   }
 }
 
@@ -152,16 +152,16 @@ static int64_t grad_scratch(const AttentionGradCall& g, int64_t seq) {
   return grad_layout<St>(g, seq, &nothing, b) + 64;
 }
 
-// Rows of sums, times `factor`, to a dense output.
+// Rows of sums to a dense output.
 template <class St>
 static void write_rows(
-    Sums<typename St::T> sums, int64_t rows, int64_t dim, typename St::T factor, typename St::T* room,
-    typename St::S* out, int64_t out_row) {
+    Rows<typename St::T> sums, int64_t rows, int64_t dim, typename St::T* room, typename St::S* out,
+    int64_t out_row) {
   typedef typename St::T T;
   constexpr int64_t w = Panel<T>::n;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t d = 0; d < dim; ++d) {
-      room[d] = sums.at[d / w * sums.panel + r * sums.row + d % w] * factor;
+      room[d] = sums.at[d / w * sums.panel + r * sums.row + d % w];
     }
     narrow<St>(room, out + r * out_row, dim);
   }
@@ -204,9 +204,12 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
     }
     return;
   }
-  alignas(64) T factor[kGradSlots], base[kGradSlots], delta[kGradSlots];
-  for (T& f : factor) {
-    f = tiled ? T(1) : scale;
+  // so few rows are read in place: a packed copy costs more than it saves
+  const bool few_keys = k_in_place && lk <= 16 && row_blocks * group == 1;
+  const bool few_rows = lq <= 16;
+  alignas(64) T ones[kGradSlots], base[kGradSlots], delta[kGradSlots];
+  for (T& one : ones) {
+    one = 1;
   }
   if (tiled) {
     __builtin_memset(b.dq, 0, group * row_blocks * kGradRows * dim_pad * sizeof(T));
@@ -219,14 +222,18 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
     const S* k = static_cast<const S*>(c.k) + (k0 + t0) * c.k_row + hk * c.k_head;
     const T* rows_k = as_rows<St>(k, c.k_row, tile, c.dim, b.room, ld);
     pack_keys<T>(rows_k, ld, tile, c.dim, b.keys);
-    pack_values<T>(rows_k, ld, tile, c.dim, b.key_rows);
+    Rows<const T> keys{rows_k, ld, w};
+    if (!few_keys) {
+      pack_values<T>(rows_k, ld, tile, c.dim, b.key_rows);
+      keys = {b.key_rows, w, w * tile};
+    }
     const S* v = static_cast<const S*>(c.v) + (k0 + t0) * c.v_row + hk * c.v_head;
     const T* rows_v = as_rows<St>(v, c.v_row, tile, c.dim_v, b.room, ld);
     pack_keys<T>(rows_v, ld, tile, c.dim_v, b.values);
-    const Sums<T> dk = k_in_place ? Sums<T>{reinterpret_cast<T*>(dk_out + t0 * dk_row), dk_row, w}
-                                  : Sums<T>{b.dk, w, w * tile};
-    const Sums<T> dv = v_in_place ? Sums<T>{reinterpret_cast<T*>(dv_out + t0 * dv_row), dv_row, w}
-                                  : Sums<T>{b.dv, w, w * tile};
+    const Rows<T> dk = k_in_place ? Rows<T>{reinterpret_cast<T*>(dk_out + t0 * dk_row), dk_row, w}
+                                  : Rows<T>{b.dk, w, w * tile};
+    const Rows<T> dv = v_in_place ? Rows<T>{reinterpret_cast<T*>(dv_out + t0 * dv_row), dv_row, w}
+                                  : Rows<T>{b.dv, w, w * tile};
     bool started = false;
     for (int64_t gh = 0; gh < group; ++gh) {
       const int64_t h = hk * group + gh;
@@ -237,8 +244,8 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
         allowed(c, i0 + rows - 1, lq, lk, ignored, end);
         first = first < t0 ? 0 : first - t0;
         end = end - t0 > tile ? tile : end - t0;
-        const Sums<T> dq = q_in_place ? Sums<T>{reinterpret_cast<T*>(dq_out + i0 * dq_row + gh * c.dim), dq_row, w}
-                                      : Sums<T>{b.dq + (tiled ? (gh * row_blocks + block) * kGradRows * dim_pad : 0),
+        const Rows<T> dq = q_in_place ? Rows<T>{reinterpret_cast<T*>(dq_out + i0 * dq_row + gh * c.dim), dq_row, w}
+                                      : Rows<T>{b.dq + (tiled ? (gh * row_blocks + block) * kGradRows * dim_pad : 0),
                                                 w, w * block_rows};
         if (first >= end) {
           if (!tiled) {
@@ -254,11 +261,15 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
           const T* go_rows = as_rows<St>(go_at, g.go_row, rows, c.dim_v, room + (same ? 0 : rows * wide), ldg);
           const S* o_at = static_cast<const S*>(g.out) + (q0 + i0) * g.out_row + h * g.out_head;
           const T* o_rows = as_rows<St>(o_at, g.out_row, rows, c.dim_v, room + (same ? 0 : 2 * rows * wide), ldo);
-          pack_values<T>(q_rows, ldq, rows, c.dim, b.q_packed);
-          for (int64_t x = 0; x < rows * dim_pad; ++x) {
-            b.q_packed[x] *= scale;
+          Rows<const T> q_of{q_rows, ldq, w}, go_of{go_rows, ldg, w};
+          if (!few_rows || c.dim % w != 0) {
+            pack_values<T>(q_rows, ldq, rows, c.dim, b.q_packed);
+            q_of = {b.q_packed, w, w * rows};
           }
-          pack_values<T>(go_rows, ldg, rows, c.dim_v, b.go_packed);
+          if (!few_rows || c.dim_v % w != 0) {
+            pack_values<T>(go_rows, ldg, rows, c.dim_v, b.go_packed);
+            go_of = {b.go_packed, w, w * rows};
+          }
           for (int64_t r = 0; r < rows; ++r) {
             const int64_t at = (q0 + i0 + r) * c.heads + h;
             const T lse = static_cast<const T*>(g.lse)[at];
@@ -281,10 +292,23 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             if (c.dropout.on) {
               dropout_weights<T>(c.dropout, counter, t0, from, end, ds);
             }
-            natural ? weights_row<T, true>(s, ds, from, to, base[r], delta[r])
-                    : weights_row<T, false>(s, ds, from, to, base[r], delta[r]);
+            natural ? weights_row<T, true>(s, ds, from, to, base[r], delta[r], T(1))
+                    : weights_row<T, false>(s, ds, from, to, base[r], delta[r], scale);
             if (c.dropout.on) {
               dropout_weights<T>(c.dropout, counter, t0, from, end, s);
+            }
+          }
+          if (g.dbias != nullptr) {
+            T* target = static_cast<T*>(g.dbias) + seq * g.db_b + h * g.db_h + i0 * g.db_i + t0 * g.db_j;
+            for (int64_t r = 0; r < rows; ++r) {
+              for (int64_t j = first; j < end; ++j) {
+                target[r * g.db_i + j * g.db_j] += b.grads[r * kGradStride + j];
+              }
+            }
+          }
+          for (int64_t r = 0; natural && r < rows; ++r) {
+            for (int64_t j = first; j < end; ++j) {
+              b.grads[r * kGradStride + j] *= scale;
             }
           }
           if (!started && (first > 0 || end < tile)) {
@@ -297,40 +321,32 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             started = true;
           }
           if (started) {
-            add_keys<T, true>(b.scores, b.go_packed, rows, first, end, c.dim_v, dv);
-            add_keys<T, true>(b.grads, b.q_packed, rows, first, end, c.dim, dk);
+            add_keys<T, true>(b.scores, go_of, rows, first, end, c.dim_v, dv);
+            add_keys<T, true>(b.grads, q_of, rows, first, end, c.dim, dk);
           } else {
-            add_keys<T, false>(b.scores, b.go_packed, rows, first, end, c.dim_v, dv);
-            add_keys<T, false>(b.grads, b.q_packed, rows, first, end, c.dim, dk);
+            add_keys<T, false>(b.scores, go_of, rows, first, end, c.dim_v, dv);
+            add_keys<T, false>(b.grads, q_of, rows, first, end, c.dim, dk);
           }
           started = true;
           for (int64_t d = 0; d < c.dim; d += w) {
-            const T* keys = b.key_rows + d * tile + first * w;
+            const T* key = keys.at + d / w * keys.panel + first * keys.row;
             T* target = dq.at + d / w * dq.panel;
             for (MicroBlock m(rows); m.next();) {
               const T* ds = b.grads + m.row * kGradStride + first;
               T* o = target + m.row * dq.row;
               if (tiled) {
-                value_rows<T, kGradStride, true>(m.height, ds, keys, w, end - first, nullptr, o, dq.row);
+                value_rows<T, kGradStride, true>(m.height, ds, key, keys.row, end - first, nullptr, o, dq.row);
               } else {
-                value_rows<T, kGradStride, false>(m.height, ds, keys, w, end - first, factor, o, dq.row);
-              }
-            }
-          }
-          if (g.dbias != nullptr) {
-            T* target = static_cast<T*>(g.dbias) + seq * g.db_b + h * g.db_h + i0 * g.db_i + t0 * g.db_j;
-            for (int64_t r = 0; r < rows; ++r) {
-              for (int64_t j = first; j < end; ++j) {
-                target[r * g.db_i + j * g.db_j] += b.grads[r * kGradStride + j];
+                value_rows<T, kGradStride, false>(m.height, ds, key, keys.row, end - first, ones + m.row, o, dq.row);
               }
             }
           }
           if (!tiled && !q_in_place) {
-            write_rows<St>(dq, rows, c.dim, T(1), b.room, dq_out + i0 * dq_row + gh * c.dim, dq_row);
+            write_rows<St>(dq, rows, c.dim, b.room, dq_out + i0 * dq_row + gh * c.dim, dq_row);
           }
         }
         if (tiled && last) {
-          write_rows<St>(dq, rows, c.dim, scale, b.room, dq_out + i0 * dq_row + gh * c.dim, dq_row);
+          write_rows<St>(dq, rows, c.dim, b.room, dq_out + i0 * dq_row + gh * c.dim, dq_row);
         }
       }
     }
@@ -340,10 +356,10 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
       continue;
     }
     if (!k_in_place) {
-      write_rows<St>(dk, tile, c.dim, T(1), b.room, dk_out + t0 * dk_row, dk_row);
+      write_rows<St>(dk, tile, c.dim, b.room, dk_out + t0 * dk_row, dk_row);
     }
     if (!v_in_place) {
-      write_rows<St>(dv, tile, c.dim_v, T(1), b.room, dv_out + t0 * dv_row, dv_row);
+      write_rows<St>(dv, tile, c.dim_v, b.room, dv_out + t0 * dv_row, dv_row);
     }
   }
 }
