@@ -118,9 +118,9 @@ def ragged_attention(
         return_lse: also return the log-sum-exp of the scores.
 
     Returns:
-        `[Tq, Hq, Dv]`, and with `return_lse` also lse `[Tq, Hq]` (float32; float64 for float64), before dropout. Queries
-        without an allowed key give 0 and lse -inf. Differentiable in q, k, v and bias. On the CPU the result of a sequence is
-        bitwise the same in any batch, in any order, with any number of threads.
+        `[Tq, Hq, Dv]`, and with `return_lse` also lse `[Tq, Hq]` (float32; float64 for float64), before dropout.
+        Queries without an allowed key give 0 and lse -inf. Differentiable in q, k, v and bias. On the CPU the results
+        of a sequence, gradients too, are bitwise the same in any batch, in any order, with any number of threads.
 
     Raises:
         TypeError, ValueError: dtype, shape or offsets break a rule above.

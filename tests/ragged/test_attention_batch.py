@@ -137,3 +137,49 @@ def test_row_ops_do_not_depend_on_batch_or_threads(dtype: torch.dtype, threads: 
             rows = rows_of(LENGTHS, order)
             for i, (got, want) in enumerate(zip(run(order), expected)):
                 assert torch.equal(got, want[rows if i < 3 else order]), f"result {i}, {count} threads, order {order}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_gradients_alone_in_a_batch_in_any_order_on_any_threads(
+    name: str, dtype: torch.dtype, threads: Callable[[int], None]
+) -> None:
+    batch = Batch(dtype, 32, 20, **SETTINGS[name])
+    grad = normal(sum(LENGTHS), 2, 20, dtype=dtype, seed=7)
+
+    def run(order: list[int]) -> list[Tensor]:
+        rows, cu = rows_of(LENGTHS, order), offsets_of([LENGTHS[b] for b in order])
+        leaves = [x[rows].requires_grad_() for x in (batch.q, batch.k, batch.v)]
+        out = ragged_attention(*leaves, cu, cu, 530, 530, **batch.options)
+        return list(torch.autograd.grad(out, leaves, grad[rows]))
+
+    threads(1)
+    whole = run(list(range(len(LENGTHS))))
+    threads(2)
+    for one, other in zip(whole, run(list(range(len(LENGTHS)))), strict=True):
+        assert torch.equal(one, other)
+    order = [7, 3, 9, 1, 0, 10]
+    rows = rows_of(LENGTHS, order)
+    for one, other in zip(whole, run(order), strict=True):
+        assert torch.equal(one[rows], other)
+    for b in (4, 9):
+        rows = rows_of(LENGTHS, [b])
+        for one, other in zip(whole, run([b]), strict=True):
+            assert torch.equal(one[rows], other)
+
+
+def test_nan_in_one_sequence_stays_there() -> None:
+    lengths = [5, 40, 3]
+    cu, rows = offsets_of(lengths), rows_of(lengths, [1])
+    q = normal(48, 2, 16)
+    clean = q.clone()
+    q[rows] = torch.nan
+    results = []
+    for x in (q, clean):
+        leaves = [x.clone().requires_grad_() for _ in range(3)]
+        out = ragged_attention(*leaves, cu, cu, 40, 40)
+        results.append([out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out))])
+    others = rows_of(lengths, [0, 2])
+    for bad, good in zip(*results, strict=True):
+        assert torch.equal(bad[others], good[others])
+        assert bad[rows].isnan().all()
