@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C9, C14, C15."""
+"""Figures of the items that compare times, from the records of interleaved runs: C5 to C15."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, attention_train, encoder_layer, layout, minilm, threads
 from bench.table import Group
 from edgeops.perf import geomean
 
@@ -48,6 +48,30 @@ def attention_core(groups: Groups) -> Figures:
     for name in ("SQuAD", "RACE", "Wiki512", "CoLA"):
         figures[f"{name} share of the sgemm roof"] = _roof(groups[name], ours)
     return figures
+
+
+def attention_training(groups: Groups) -> Figures:
+    """C6."""
+    ours = attention_train.OURS
+    if not _complete(groups, LISTS, (ours, attention_train.LOOP, attention_train.PADDED)):
+        return {}
+    loop = {name: groups[name].ratio(attention_train.LOOP, ours).median for name in LISTS}
+    padded = {name: groups[name].ratio(attention_train.PADDED, ours).median for name in LISTS}
+    return {
+        "geomean over the sdpa loop": geomean(loop.values()),
+        "geomean over padded sdpa": geomean(padded.values()),
+        "worst list over the better peer": min(min(loop[name], padded[name]) for name in LISTS),
+    }
+
+
+def causal_attention(groups: Groups) -> Figures:
+    """C12."""
+    needed = (attention_train.CAUSAL, attention_train.UNMASKED)
+    if not _complete(groups, ("MNLI", "RACE"), needed):
+        return {}
+    return {
+        f"causal over unmasked, {name}": groups[name].ratio(needed[1], needed[0]).median for name in ("MNLI", "RACE")
+    }
 
 
 def encoder(groups: Groups) -> Figures:
@@ -120,8 +144,10 @@ def _all_cases(workload: str, rounds: int, figures: Callable[[Sequence[Group]], 
 
 ITEMS = {
     "C5": _per_case("ragged_attention", 9, attention_core),
+    "C6": _per_case("ragged_attention_train", 7, attention_training),
     "C7": _per_case("encoder_layer", 5, encoder),
     "C9": _per_case("minilm", 5, sentence_encoder),
+    "C12": _per_case("ragged_attention_causal", 9, causal_attention),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),
 }

@@ -80,7 +80,7 @@ def sdpa_loop(data: Packed, causal: bool = False) -> Callable[[], Tensor]:
     return run
 
 
-def _padded(data: Packed) -> tuple[list[Tensor], Tensor]:
+def padded_parts(data: Packed) -> tuple[list[Tensor], Tensor]:
     """Padded `[B, H, L, D]` q, k, v and the `[B, 1, 1, L]` mask that is true on tokens."""
     lengths = data.lengths
     parts = [
@@ -92,7 +92,7 @@ def _padded(data: Packed) -> tuple[list[Tensor], Tensor]:
 
 def padded_sdpa(data: Packed) -> Candidate:
     """SDPA on padded input with a key mask in its fastest form: boolean or additive, broadcast or written out."""
-    (q, k, v), keep = _padded(data)
+    (q, k, v), keep = padded_parts(data)
     size = q.shape[2]
     additive = torch.zeros(keep.shape, dtype=q.dtype, device=q.device).masked_fill(~keep, -torch.inf)
     masks = {"boolean [B,1,1,L]": keep, "additive [B,1,1,L]": additive}

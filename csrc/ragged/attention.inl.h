@@ -200,12 +200,13 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
           allowed(c, i0 + rows - 1, lq, lk, ignored, end);
           first = first < t0 ? 0 : first - t0;
           end = end - t0 > tile ? tile : end - t0;
+          const Reach reach(c, i0, lq, lk, t0);
           if (first < end) {
             const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
             int64_t ldq;
             const S* q = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
             const T* q_rows = as_rows<St>(q, c.q_row, rows, c.dim, b.rows, ldq);
-            block_scores<T, kScoreStride>(rows, q_rows, ldq, b.keys, c.dim, scale, from, to, b.scores);
+            block_scores<T, kScoreStride>(rows, q_rows, ldq, b.keys, c.dim, scale, from, to, reach, b.scores);
             if (const T* bias = bias_of<T>(c)) {
               bias += p.seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j;
               add_bias<T, kScoreStride>(c, bias, rows, first, end, b.scores);
@@ -226,11 +227,13 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
           }
           if (first < end && !tiled) {
             for (int64_t d = 0; d < c.dim_v; d += w) {
-              const T* v = values + d / w * values_panel + first * values_ld;
               for (MicroBlock m(rows); m.next();) {
-                const T* weights = b.scores + m.row * kScoreStride + first;
+                int64_t j = first, j_end = end;
+                reach.keys(m.row, m.height, j, j_end);
+                const T* v = values + d / w * values_panel + j * values_ld;
+                const T* weights = b.scores + m.row * kScoreStride + j;
                 T* target = out + m.row * out_ld + d;
-                value_rows<T, kScoreStride, false>(m.height, weights, v, values_ld, end - first, inverse + m.row, target, out_ld);
+                value_rows<T, kScoreStride, false>(m.height, weights, v, values_ld, j_end - j, inverse + m.row, target, out_ld);
               }
             }
           } else if (first < end) {
@@ -242,11 +245,13 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
               }
             }
             for (int64_t d = 0; d < c.dim_v; d += w) {
-              const T* v = values + d / w * values_panel + first * values_ld;
               for (MicroBlock m(rows); m.next();) {
-                const T* weights = b.scores + m.row * kScoreStride + first;
+                int64_t j = first, j_end = end;
+                reach.keys(m.row, m.height, j, j_end);
+                const T* v = values + d / w * values_panel + j * values_ld;
+                const T* weights = b.scores + m.row * kScoreStride + j;
                 T* target = out + m.row * out_ld + d;
-                value_rows<T, kScoreStride, true>(m.height, weights, v, values_ld, end - first, nullptr, target, out_ld);
+                value_rows<T, kScoreStride, true>(m.height, weights, v, values_ld, j_end - j, nullptr, target, out_ld);
               }
             }
           } else if (!tiled) {

@@ -72,14 +72,18 @@ struct Rows {
 // sums[j, :] (+)= sum_i weights[i, j] * of[i, :] for keys j in [first, end)
 template <class T, bool kAdd>
 EDGEOPS_INLINE void add_keys(
-    const T* weights, Rows<const T> of, int64_t rows, int64_t first, int64_t end, int64_t dim, Rows<T> sums) {
+    const T* weights, Rows<const T> of, int64_t rows, int64_t first, int64_t end, int64_t dim, const Reach& reach,
+    Rows<T> sums) {
   constexpr int w = Panel<T>::n;
   for (int64_t d = 0; d < dim; d += w) {
     const T* b = of.at + d / w * of.panel;
     T* target = sums.at + d / w * sums.panel;
     for (MicroBlock m(end - first); m.next();) {
       const int64_t j = first + m.row;
-      key_rows<T, kAdd>(m.height, weights + j, b, of.row, rows, target + j * sums.row, sums.row);
+      int64_t i, i_end;
+      reach.rows(j, m.height, rows, i, i_end);
+      const T* at = weights + i * kGradStride + j;
+      key_rows<T, kAdd>(m.height, at, b + i * of.row, of.row, i_end - i, target + j * sums.row, sums.row);
     }
   }
 }
@@ -112,7 +116,8 @@ EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_va
     const V x = vload<T>(s + j) - base;
     const V p = vexp2(kNatural ? x * T(kLog2e) : x);
     vstore<T>(s + j, p);
-    vstore<T>(ds + j, p * scale * (vload<T>(ds + j) - delta));
+    const V grad = p * scale * (vload<T>(ds + j) - delta);
+    vstore<T>(ds + j, p == V{} ? V{} : grad);  // what was not computed, behind a mask, is not read
   }
 }
 
@@ -253,6 +258,7 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
           }
         } else {
           const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
+          const Reach reach(c, i0, lq, lk, t0);
           int64_t ldq, ldg, ldo;
           T* room = b.room + (same ? 0 : tile * wide);
           const S* q_at = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
@@ -278,8 +284,8 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             base[r] = dead ? T(__builtin_inf()) : natural ? lse : lse * T(kLog2e);
             delta[r] = dead ? T(0) : dot<T>(go_rows + r * ldg, o_rows + r * ldo, c.dim_v) - less;
           }
-          block_scores<T, kGradStride>(rows, q_rows, ldq, b.keys, c.dim, score_scale, from, to, b.scores);
-          block_scores<T, kGradStride>(rows, go_rows, ldg, b.values, c.dim_v, T(1), from, to, b.grads);
+          block_scores<T, kGradStride>(rows, q_rows, ldq, b.keys, c.dim, score_scale, from, to, reach, b.scores);
+          block_scores<T, kGradStride>(rows, go_rows, ldg, b.values, c.dim_v, T(1), from, to, reach, b.grads);
           if (const T* bias = bias_of<T>(c)) {
             bias += seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j;
             add_bias<T, kGradStride>(c, bias, rows, first, end, b.scores);
@@ -321,23 +327,25 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             started = true;
           }
           if (started) {
-            add_keys<T, true>(b.scores, go_of, rows, first, end, c.dim_v, dv);
-            add_keys<T, true>(b.grads, q_of, rows, first, end, c.dim, dk);
+            add_keys<T, true>(b.scores, go_of, rows, first, end, c.dim_v, reach, dv);
+            add_keys<T, true>(b.grads, q_of, rows, first, end, c.dim, reach, dk);
           } else {
-            add_keys<T, false>(b.scores, go_of, rows, first, end, c.dim_v, dv);
-            add_keys<T, false>(b.grads, q_of, rows, first, end, c.dim, dk);
+            add_keys<T, false>(b.scores, go_of, rows, first, end, c.dim_v, reach, dv);
+            add_keys<T, false>(b.grads, q_of, rows, first, end, c.dim, reach, dk);
           }
           started = true;
           for (int64_t d = 0; d < c.dim; d += w) {
-            const T* key = keys.at + d / w * keys.panel + first * keys.row;
             T* target = dq.at + d / w * dq.panel;
             for (MicroBlock m(rows); m.next();) {
-              const T* ds = b.grads + m.row * kGradStride + first;
+              int64_t j = first, j_end = end;
+              reach.keys(m.row, m.height, j, j_end);
+              const T* key = keys.at + d / w * keys.panel + j * keys.row;
+              const T* ds = b.grads + m.row * kGradStride + j;
               T* o = target + m.row * dq.row;
               if (tiled) {
-                value_rows<T, kGradStride, true>(m.height, ds, key, keys.row, end - first, nullptr, o, dq.row);
+                value_rows<T, kGradStride, true>(m.height, ds, key, keys.row, j_end - j, nullptr, o, dq.row);
               } else {
-                value_rows<T, kGradStride, false>(m.height, ds, key, keys.row, end - first, ones + m.row, o, dq.row);
+                value_rows<T, kGradStride, false>(m.height, ds, key, keys.row, j_end - j, ones + m.row, o, dq.row);
               }
             }
           }

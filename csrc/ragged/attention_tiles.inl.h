@@ -275,15 +275,55 @@ struct MicroBlock {
   }
 };
 
-// Scores of the block's rows against keys [from, to) of the packed tile.
+// Which keys of a tile, from key t0 on, rows i0 + [row, row + count) of a sequence may see: tiles that a causal mask or a
+// window forbids as a whole are left out.
+struct Reach {
+  const AttentionCall& c;
+  int64_t i0, lq, lk, t0;
+  bool whole;
+  EDGEOPS_INLINE_MEMBER Reach(const AttentionCall& call, int64_t i, int64_t queries, int64_t keys, int64_t t)
+      : c(call), i0(i), lq(queries), lk(keys), t0(t), whole(call.left < 0 && call.right < 0) {}
+  EDGEOPS_INLINE_MEMBER void keys(int64_t row, int64_t count, int64_t& first, int64_t& end) const {
+    if (!whole) {
+      int64_t begin, last, ignored;
+      allowed(c, i0 + row, lq, lk, begin, ignored);
+      allowed(c, i0 + row + count - 1, lq, lk, ignored, last);
+      first = begin - t0 > first ? begin - t0 : first;
+      end = last - t0 < end ? last - t0 : end;
+    }
+  }
+  // The rows among [0, count) that may see one of keys [key, key + keys).
+  EDGEOPS_INLINE_MEMBER void rows(int64_t key, int64_t keys, int64_t count, int64_t& first, int64_t& end) const {
+    first = 0;
+    end = count;
+    if (!whole) {
+      const int64_t at = t0 + key - (lk - lq) - i0;  // the row that stands at the first key
+      if (c.right >= 0 && at - c.right > 0) {
+        first = at - c.right;
+      }
+      if (c.left >= 0 && at + keys + c.left < count) {
+        end = at + keys + c.left;
+      }
+    }
+  }
+};
+
+// Scores of the block's rows against keys [from, to) of the packed tile. What no row of a register tile may see is not
+// written.
 template <class T, int LDS>
 EDGEOPS_INLINE void block_scores(
-    int64_t rows, const T* q, int64_t ldq, const T* keys, int64_t dim, T scale, int64_t from, int64_t to, T* s) {
+    int64_t rows, const T* q, int64_t ldq, const T* keys, int64_t dim, T scale, int64_t from, int64_t to,
+    const Reach& reach, T* s) {
   constexpr int w = Panel<T>::n;
   for (int64_t j = from; j < to; j += w) {
     for (MicroBlock m(rows); m.next();) {
       T* target = s + m.row * LDS + j;
       const T* q_rows = q + m.row * ldq;
+      int64_t first = from, end = to;
+      reach.keys(m.row, m.height, first, end);
+      if (j + w <= first || j >= end) {
+        continue;
+      }
       if (j + w <= to) {
         score_rows<T, LDS, 2>(m.height, q_rows, ldq, keys + j * dim, dim, scale, target);
       } else {
