@@ -86,7 +86,9 @@ def padded_sdpa(data: Packed, grad: Tensor) -> Candidate:
     }
 
     def call(mask: Tensor) -> Callable[[], Gradients]:
-        return lambda: torch.autograd.grad(F.scaled_dot_product_attention(*leaves, attn_mask=mask), leaves, padded_grad)
+        return _with_grad(
+            lambda: torch.autograd.grad(F.scaled_dot_product_attention(*leaves, attn_mask=mask), leaves, padded_grad)
+        )
 
     forms = {name: call(mask) for name, mask in masks.items()}
     best = fastest(forms, clock_for(grad.device))
