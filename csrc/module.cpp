@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
 
   m.def("bias_gelu(Tensor x, Tensor bias, str approximate=\"none\") -> Tensor");
   m.def("_bias_gelu_fwd(Tensor x, Tensor bias, bool tanh) -> Tensor");
-  m.def("_bias_gelu_bwd(Tensor grad_out, Tensor x, Tensor bias, bool tanh) -> Tensor");
+  m.def("_bias_gelu_bwd(Tensor grad_out, Tensor x, Tensor bias, bool tanh) -> (Tensor dx, Tensor dbias)");
 
   m.def(
       "add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps=1e-05, Tensor? x_bias=None) "
@@ -42,5 +42,5 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
       "-> (Tensor out, Tensor mean, Tensor rstd)");
   m.def(
       "_add_layer_norm_bwd(Tensor grad_out, Tensor x, Tensor? x_bias, Tensor residual, Tensor mean, Tensor rstd, "
-      "Tensor weight) -> (Tensor dsum, Tensor dweight, Tensor dbias)");
+      "Tensor weight) -> (Tensor dsum, Tensor dweight, Tensor dbias, Tensor dx_bias)");
 }

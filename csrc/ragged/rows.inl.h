@@ -1,37 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Row kernels: bias + GELU, bias + residual + LayerNorm, pooling. Included once per instruction set.
 
-constexpr int64_t kSlice = 1024;  // elements of a row that are widened at a time
+#include "rows_common.inl.h"
 
-// A slice of a row in compute type: in place where the types agree, else widened into `room`.
-template <class St>
-EDGEOPS_INLINE const typename St::T* row_slice(const typename St::S* src, int64_t n, typename St::T* room) {
-  if constexpr (sizeof(typename St::S) == sizeof(typename St::T)) {
-    return src;
-  } else {
-    widen<St>(src, room, n);
-    return room;
-  }
-}
-
-// x * Phi(x). Phi(-|x|) = exp(-x^2 / 2) * R(1 / (1 + |x| / 4)); R is the best polynomial of degree 9, error 2e-9.
+// x * Phi(x)
 EDGEOPS_INLINE Lanes<float>::V gelu_erf(Lanes<float>::V x) {
-  typedef Lanes<float>::V V;
-  const V zero = {};
-  const V size = vmax<float>(zero - x, x);
-  const V t = 1.0f / (1.0f + 0.25f * size);
-  V y = vset<float>(0.03766544501f);
-  y = y * t - 0.2160984141f;
-  y = y * t + 0.441190834f;
-  y = y * t - 0.3941931375f;
-  y = y * t + 0.3542767842f;
-  y = y * t - 0.04674095865f;
-  y = y * t + 0.1305610579f;
-  y = y * t + 0.09291557774f;
-  y = y * t + 0.1004560086f;
-  y = y * t - 3.319707973e-5f;
-  const V tail = y * vexp2(x * x * -0.72134752f);  // log2(e) / 2
-  return x * (x > zero ? 1.0f - tail : tail);
+  Lanes<float>::V bell;
+  const Lanes<float>::V tail = normal_tail(x, &bell);
+  return x * (x > 0.0f ? 1.0f - tail : tail);
 }
 
 EDGEOPS_INLINE Lanes<double>::V gelu_erf(Lanes<double>::V x) {

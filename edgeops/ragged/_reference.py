@@ -261,13 +261,13 @@ def bias_gelu_fwd_reference(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
     return y.to(x.dtype)
 
 
-def bias_gelu_bwd_reference(grad_out: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
-    """Gradient of `bias_gelu_fwd_reference` in x (its column sums are the gradient in bias)."""
+def bias_gelu_bwd_reference(grad_out: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of `bias_gelu_fwd_reference`: (in x, in bias), the latter being the column sums of the former."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     grad = torch.ops.aten.gelu_backward(
         grad_out.to(dtype), x.to(dtype) + bias.to(dtype), approximate="tanh" if tanh else "none"
     )
-    return grad.to(x.dtype)
+    return grad.to(x.dtype), grad.sum(0).to(bias.dtype)
 
 
 def add_layer_norm_fwd_reference(
@@ -279,7 +279,7 @@ def add_layer_norm_fwd_reference(
     if x_bias is not None:
         total = total + x_bias.to(dtype)
     mean = total.mean(-1)
-    rstd = torch.rsqrt(total.var(-1, unbiased=False) + eps)
+    rstd = torch.rsqrt((total - mean[:, None]).square().mean(-1) + eps)
     out = (total - mean[:, None]) * rstd[:, None] * weight.to(dtype) + bias.to(dtype)
     return out.to(x.dtype), mean, rstd
 
@@ -292,10 +292,10 @@ def add_layer_norm_bwd_reference(
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `add_layer_norm_fwd_reference`: (in the sum, in weight, in bias).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `add_layer_norm_fwd_reference`: (in the sum, in weight, in bias, in x_bias).
 
-    The gradient in the sum is that in x and in residual; its column sums are the one in x_bias.
+    The gradient in the sum is that in x and in residual; its column sums are the one in x_bias, empty without it.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     total = x.to(dtype) + residual.to(dtype)
@@ -305,4 +305,5 @@ def add_layer_norm_bwd_reference(
     go = grad_out.to(dtype)
     scaled = go * weight.to(dtype)
     dsum = rstd[:, None] * (scaled - scaled.mean(-1, keepdim=True) - normal * (scaled * normal).mean(-1, keepdim=True))
-    return dsum.to(x.dtype), (go * normal).sum(0).to(weight.dtype), go.sum(0).to(weight.dtype)
+    dx_bias = x.new_empty(0) if x_bias is None else dsum.sum(0).to(x_bias.dtype)
+    return dsum.to(x.dtype), (go * normal).sum(0).to(weight.dtype), go.sum(0).to(weight.dtype), dx_bias

@@ -30,8 +30,8 @@ def _gelu_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None
     x, bias = ctx.saved_tensors
-    dx = _gelu_bwd(grad, x, bias, ctx.tanh)
-    return dx, dx.sum(0), None
+    dx, dbias = _gelu_bwd(grad, x, bias, ctx.tanh)
+    return dx, dbias, None
 
 
 def _norm_save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -45,8 +45,8 @@ def _norm_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
     if grad is None:
         return None, None, None, None, None, None
     x, residual, mean, rstd, weight, *x_bias = ctx.saved_tensors
-    dsum, dweight, dbias = _norm_bwd(grad, x, x_bias[0] if x_bias else None, residual, mean, rstd, weight)
-    return dsum, dsum.sum(0) if x_bias else None, dsum, dweight, dbias, None
+    dsum, dweight, dbias, dx_bias = _norm_bwd(grad, x, x_bias[0] if x_bias else None, residual, mean, rstd, weight)
+    return dsum, dx_bias if x_bias else None, dsum, dweight, dbias, None
 
 
 _bias_gelu = _native.differentiable("bias_gelu", _gelu_fwd, _gelu_save, _gelu_backward, inputs=(0, 1))

@@ -59,8 +59,13 @@ def check(
 
     dtype = inputs[0].dtype
     names = ["out", *(f"gradient {i}" for i in range(len(inputs)))]
-    for name, got, same, exact in zip(names, run(ours, dtype), run(peer, dtype), run(peer, torch.float64)):
-        assert_within_budget(name, got, same, exact, factor)
+    sizes = [0, *(x.ndim for x in inputs)]
+    for name, ndim, got, same, exact in zip(
+        names, sizes, run(ours, dtype), run(peer, dtype), run(peer, torch.float64), strict=True
+    ):
+        # a column sum: each addition rounds at the size of the terms, which are a few units
+        noise = len(inputs[0]) * torch.finfo(dtype).eps if ndim == 1 else 0.0
+        assert_within_budget(name, got, same, exact, factor, noise)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, fused, pack, pool
+from edgeops.triton_kernels.ragged import attention, fused, fused_bwd, pack, pool
 from edgeops.triton_kernels.ragged.attention_config import attention_config
 
 triton = pytest.importorskip("triton")
@@ -134,6 +134,25 @@ def row_cases():
     }
 
 
+def row_backward_cases():
+    """Gradients of the row kernels."""
+    floats = dict.fromkeys(("grad", "x", "bias", "dx", "x_bias", "residual", "weight", "dsum", "out"), "fp16")
+    wide = {"mean": "fp32", "rstd": "fp32", "partial": "fp32"}
+    gelu = {"BLOCK_T": 8, "BLOCK_C": 256, "ROWS": fused_bwd.BLOCK_ROWS}
+    norm = {"HAS_X_BIAS": True, "BLOCK_C": 2048, "ROWS": fused_bwd.BLOCK_ROWS}
+    pooled = {"BLOCK_R": 32, "BLOCK_C": 128}
+    return {
+        "gelu-erf-bwd": Case(fused_bwd._bias_gelu_bwd_kernel, floats | wide, {"TANH": False, **gelu}, WIDE_LOADS),
+        "gelu-tanh-bwd": Case(fused_bwd._bias_gelu_bwd_kernel, floats | wide, {"TANH": True, **gelu}, WIDE_LOADS),
+        "norm-bwd": Case(fused_bwd._add_layer_norm_bwd_kernel, floats | wide, norm, WIDE_LOADS),
+        "add-columns": Case(fused_bwd._add_columns_kernel, {"partial": "fp32", "out": "fp16"}, {"BLOCK_C": 128}, {}),
+        "pool-mean-bwd": Case(pool._ragged_pool_bwd_kernel, floats | {"offsets": "i64"}, {"MODE": 1, **pooled}, {}),
+        "pool-max-bwd": Case(
+            pool._ragged_pool_bwd_kernel, floats | {"offsets": "i32"}, {"MODE": 2, **pooled}, WIDE_LOADS
+        ),
+    }
+
+
 CASES = {
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
@@ -155,6 +174,7 @@ CASES = {
         torch.float32, "tf32x3", {"sm90": r"wgmma\.mma_async.*tf32"}, precision="tf32x3", targets=["sm90"]
     ),
     **row_cases(),
+    **row_backward_cases(),
 }
 
 

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .launch import on_device, traffic
 
-__all__ = ["ragged_pool_fwd"]
+__all__ = ["ragged_pool_bwd", "ragged_pool_fwd"]
 
 SUM, MEAN, MAX = 0, 1, 2
 
@@ -58,6 +58,82 @@ def _ragged_pool_fwd_kernel(
         result = result / tl.maximum(count, 1).to(tl.float32)
     result = tl.where(count > 0, result, 0.0)
     tl.store(out + segment * stride_on + cols, result.to(out.dtype.element_ty), mask=cols < width)
+
+
+@triton.jit(launch_metadata=traffic("ragged_pool_bwd", "dx"), do_not_specialize=["total"])
+def _ragged_pool_bwd_kernel(
+    grad,
+    x,
+    out,
+    offsets,
+    dx,
+    stride_gn,
+    stride_xt,
+    stride_on,
+    stride_dt,
+    total,
+    width,
+    MODE: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The gradient of one segment's row in each of its rows; rows that reach the maximum share it evenly."""
+    segment = tl.program_id(0).to(tl.int64)
+    cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
+    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
+    count = end - start
+    share = tl.load(grad + segment * stride_gn + cols, mask=cols < width, other=0.0).to(tl.float32)
+    if MODE == 1:
+        share = share / tl.maximum(count, 1).to(tl.float32)
+    if MODE == 2:
+        best = tl.load(out + segment * stride_on + cols, mask=cols < width, other=0.0)
+        hits = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+        for first in range(0, count, BLOCK_R):
+            rows = first + tl.arange(0, BLOCK_R)
+            mask = (rows[:, None] < count) & (cols[None, :] < width)
+            value = tl.load(x + (start + rows[:, None]) * stride_xt + cols[None, :], mask=mask, other=0.0)
+            hits += tl.where(mask & (value == best[None, :]), 1.0, 0.0)
+        number = tl.sum(hits, 0)
+        # no row equals a NaN maximum: the gradient is NaN there, as with torch.amax
+        share = tl.where(number > 0, share / tl.maximum(number, 1.0), float("nan"))
+    for first in range(0, count, BLOCK_R):
+        rows = first + tl.arange(0, BLOCK_R)
+        mask = (rows[:, None] < count) & (cols[None, :] < width)
+        # [BLOCK_R, BLOCK_C]
+        d = tl.broadcast_to(share[None, :], [BLOCK_R, BLOCK_C])
+        if MODE == 2:
+            value = tl.load(x + (start + rows[:, None]) * stride_xt + cols[None, :], mask=mask, other=0.0)
+            d = tl.where(value == best[None, :], 1.0, 0.0) * d  # a product: NaN reaches all rows of the column
+        tl.store(dx + (start + rows[:, None]) * stride_dt + cols[None, :], d.to(dx.dtype.element_ty), mask=mask)
+
+
+def ragged_pool_bwd(
+    grad: torch.Tensor, x: torch.Tensor, out: torch.Tensor, offsets: torch.Tensor, mode: int
+) -> torch.Tensor:
+    """Gradient of `ragged_pool_fwd` in its rows.
+
+    Args:
+        grad: `[N, C]` of the output, last stride 1.
+        x: `[T, C]` float32, float16 or bfloat16, last stride 1.
+        out: `[N, C]`, what the forward kernel gave; read for the maximum alone.
+        offsets: `[N + 1]` int32 or int64.
+        mode: 0 sum, 1 mean, 2 maximum.
+
+    Returns:
+        `[T, C]` in the dtype of `x`; 0 in rows that belong to no segment.
+    """
+    num_segments, width = offsets.shape[0] - 1, x.shape[1]
+    dx = x.new_zeros(x.shape)
+    if dx.numel() == 0 or num_segments == 0:
+        return dx
+    block_c = min(triton.next_power_of_2(width), 128)
+    with on_device(x):
+        _ragged_pool_bwd_kernel[(num_segments, triton.cdiv(width, block_c))](
+            grad, x, out, offsets, dx, grad.stride(0), x.stride(0), out.stride(0), dx.stride(0), x.shape[0], width,
+            MODE=mode, BLOCK_R=32, BLOCK_C=block_c, num_warps=4,
+        )  # fmt: skip
+    return dx
 
 
 def ragged_pool_fwd(x: torch.Tensor, offsets: torch.Tensor, mode: int) -> torch.Tensor:

@@ -150,10 +150,98 @@ def add_layer_norm_fwd_cuda(
     return result
 
 
+# backward
+
+
+def _triton_pool_bwd(grad_out: Tensor, x: Tensor, out: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    from edgeops.triton_kernels.ragged.pool import ragged_pool_bwd
+
+    return ragged_pool_bwd(dense_rows(grad_out), dense_rows(x), dense_rows(out), offsets.contiguous(), mode)
+
+
+def _triton_gelu_bwd(grad_out: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    from edgeops.triton_kernels.ragged.fused_bwd import bias_gelu_bwd
+
+    return bias_gelu_bwd(dense_rows(grad_out), dense_rows(x), bias.contiguous(), tanh)
+
+
+def _triton_norm_bwd(
+    grad_out: Tensor, x: Tensor, x_bias: Tensor | None, residual: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+) -> tuple[Tensor, ...]:
+    from edgeops.triton_kernels.ragged.fused_bwd import add_layer_norm_bwd
+
+    x_bias = None if x_bias is None else x_bias.contiguous()
+    rows = (dense_rows(residual), mean.contiguous(), rstd.contiguous())
+    return add_layer_norm_bwd(dense_rows(grad_out), dense_rows(x), x_bias, *rows, weight.contiguous())
+
+
+def _of_second(why_not: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+    return lambda grad_out, x, *rest: why_not(x, *rest)
+
+
+POOL_BWD = (
+    Path("triton", _of_second(why_not_triton_rows), _triton_pool_bwd),
+    Path("reference", _of_second(why_not_reference), twin.ragged_pool_bwd_reference),
+)
+GELU_BWD = (
+    Path("triton", _of_second(why_not_triton_rows), _triton_gelu_bwd),
+    Path("reference", _of_second(why_not_reference), twin.bias_gelu_bwd_reference),
+)
+NORM_BWD = (
+    Path("triton", _of_second(_why_not_triton_norm), _triton_norm_bwd),
+    Path("reference", _of_second(why_not_reference), twin.add_layer_norm_bwd_reference),
+)
+
+
+def _check_like(who: str, name: str, y: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    if y.shape != shape or y.device != x.device or y.dtype != x.dtype:
+        rule = f"{name} must have shape {shape} and the dtype and device of x, {describe(x)}"
+        raise ValueError(message(who, rule, describe(y), "Pass what belongs to the forward call."))
+
+
+def ragged_pool_bwd_cuda(grad_out: Tensor, x: Tensor, out: Tensor, offsets: Tensor, mode: int) -> Tensor:
+    """`_ragged_pool_bwd` on a GPU."""
+    check_columns("ragged_pool", x)
+    check_offsets("ragged_pool", offsets, x)
+    for name, y in (("grad_out", grad_out), ("out", out)):
+        _check_like("ragged_pool", name, y, (offsets.shape[0] - 1, x.shape[1]), x)
+    args = (grad_out, x, out, offsets, mode)
+    result: Tensor = pick("ragged_pool", POOL_BWD, *args).run(*args)
+    return result
+
+
+def bias_gelu_bwd_cuda(grad_out: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    """`_bias_gelu_bwd` on a GPU."""
+    check_columns("bias_gelu", x, bias=bias)
+    _check_like("bias_gelu", "grad_out", grad_out, tuple(x.shape), x)
+    args = (grad_out, x, bias, tanh)
+    result: tuple[Tensor, Tensor] = pick("bias_gelu", GELU_BWD, *args).run(*args)
+    return result
+
+
+def add_layer_norm_bwd_cuda(
+    grad_out: Tensor, x: Tensor, x_bias: Tensor | None, residual: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_add_layer_norm_bwd` on a GPU."""
+    check_columns("add_layer_norm", x, x_bias=x_bias, weight=weight)
+    for name, y in (("grad_out", grad_out), ("residual", residual)):
+        _check_like("add_layer_norm", name, y, tuple(x.shape), x)
+    for name, y in (("mean", mean), ("rstd", rstd)):
+        if y.shape != x.shape[:1] or y.device != x.device:
+            rule = f"{name} must have shape ({x.shape[0]},) on {x.device}"
+            raise ValueError(message("add_layer_norm", rule, describe(y), "Pass what the forward op returned."))
+    args = (grad_out, x, x_bias, residual, mean, rstd, weight)
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = pick("add_layer_norm", NORM_BWD, *args).run(*args)
+    return result
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "_ragged_pack": ragged_pack_cuda,
     "_ragged_unpack": ragged_unpack_cuda,
     "_ragged_pool_fwd": ragged_pool_fwd_cuda,
     "_bias_gelu_fwd": bias_gelu_fwd_cuda,
     "_add_layer_norm_fwd": add_layer_norm_fwd_cuda,
+    "_ragged_pool_bwd": ragged_pool_bwd_cuda,
+    "_bias_gelu_bwd": bias_gelu_bwd_cuda,
+    "_add_layer_norm_bwd": add_layer_norm_bwd_cuda,
 }

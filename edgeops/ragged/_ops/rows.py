@@ -48,8 +48,9 @@ def _add_layer_norm_fwd_fake(
 
 def _add_layer_norm_bwd_fake(
     grad_out: Tensor, x: Tensor, x_bias: Tensor | None, residual: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx_bias = x.new_empty(0) if x_bias is None else x_bias.new_empty(x_bias.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape), dx_bias
 
 
 FAKES: dict[str, Callable[..., Any]] = {
@@ -60,7 +61,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "_ragged_pool_fwd": _pool_fwd_fake,
     "_ragged_pool_bwd": lambda grad_out, x, out, offsets, mode: x.new_empty(x.shape),
     "_bias_gelu_fwd": lambda x, bias, tanh: x.new_empty(x.shape),
-    "_bias_gelu_bwd": lambda grad_out, x, bias, tanh: x.new_empty(x.shape),
+    "_bias_gelu_bwd": lambda grad_out, x, bias, tanh: (x.new_empty(x.shape), bias.new_empty(bias.shape)),
     "_add_layer_norm_fwd": _add_layer_norm_fwd_fake,
     "_add_layer_norm_bwd": _add_layer_norm_bwd_fake,
 }

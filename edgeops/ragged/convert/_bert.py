@@ -104,7 +104,8 @@ class BertAdapter(PackedTokens):
     def blocks(self) -> list[Block]:
         blocks = []
         grad = torch.is_grad_enabled()
-        for layer, fused in zip(self.encoder.layer, self.fused_projections(), strict=True):
+        per_layer = zip(self.encoder.layer, self.fused_projections(), self.attention_dropouts(), strict=True)
+        for layer, fused, dropout in per_layer:
             attention = layer.attention.self
             first, second = layer.attention.output, layer.output
             linears = (attention.query, attention.key, attention.value)
@@ -124,6 +125,7 @@ class BertAdapter(PackedTokens):
                     dropouts=(first.dropout, None, second.dropout),
                     norm_first=False,
                     checkpoint=layer._gradient_checkpointing_func if checkpointed else None,
+                    attention_dropout=dropout,
                 )
             )
         return blocks

@@ -77,8 +77,9 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     * Hidden states of padding positions are zero, never NaN, whatever stands in the padding of the input. Sequences
       without a token give zeros.
     * Poolers that read the first position get the first real token, also where the padding stands in front.
-    * A call that needs attention weights, a 3-D or 4-D mask, a cache, or attention dropout while training raises
-      `NotImplementedError` with all reasons (hidden dropout works; attention dropout needs `model.eval()` or p = 0).
+    * A call that needs attention weights, a 3-D or 4-D mask or a cache raises `NotImplementedError` with all reasons.
+    * Dropout while training draws from torch's generator over real tokens only: the same distribution, other draws.
+      Dropout of attention weights needs a `ragged_attention` with `dropout_p`; without it such a call is refused, too.
     * Query, key and value projections become views of one tensor, so that inference multiplies once. Their names,
       shapes and gradients are unchanged. A plain `pickle` writes such a tensor once for each view (`torch.save` and
       safetensors do not).

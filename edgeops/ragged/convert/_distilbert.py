@@ -60,7 +60,8 @@ class DistilBertAdapter(PackedTokens):
     def blocks(self) -> list[Block]:
         blocks = []
         grad = torch.is_grad_enabled()
-        for layer, fused in zip(self.transformer.layer, self.fused_projections(), strict=True):
+        per_layer = zip(self.transformer.layer, self.fused_projections(), self.attention_dropouts(), strict=True)
+        for layer, fused, dropout in per_layer:
             attention, ffn = layer.attention, layer.ffn
             linears = (attention.q_lin, attention.k_lin, attention.v_lin)
             checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
@@ -77,6 +78,7 @@ class DistilBertAdapter(PackedTokens):
                     dropouts=(None, None, ffn.dropout),
                     norm_first=False,
                     checkpoint=layer._gradient_checkpointing_func if checkpointed else None,
+                    attention_dropout=dropout,
                 )
             )
         return blocks

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
+from edgeops.ragged.convert import _stack
 from edgeops.ragged.convert._padding import Padding
 from edgeops.ragged.convert._swap import Converted, attention_dropout_reason
 
@@ -49,11 +50,14 @@ class HuggingFaceAdapter(Converted):
         if attention_mask is not None and attention_mask.ndim != 2:
             shape = tuple(attention_mask.shape)
             reasons.append(f"attention_mask has shape {shape}: only a padding mask [B, L] describes sequences")
-        if self.training:
-            for name, attention, p in self.attentions():
-                if attention.training and p > 0:
-                    reasons.append(attention_dropout_reason(name, p))
+        if self.training and not _stack.TAKES_DROPOUT:
+            dropouts = self.attention_dropouts()
+            reasons += [attention_dropout_reason(n, p) for (n, _, _), p in zip(self.attentions(), dropouts) if p > 0]
         return reasons
+
+    def attention_dropouts(self) -> list[float]:
+        """One probability for each attention, 0 where it is not training."""
+        return [p if attention.training else 0.0 for _, attention, p in self.attentions()]
 
     def selected_states(self, kwargs: dict[str, Any]) -> bool | list[int]:
         """`output_hidden_states` of the call or the config: a flag, or indices as newer releases allow."""

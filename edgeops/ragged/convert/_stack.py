@@ -10,7 +10,7 @@ the stock ones, and through the modules themselves otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from edgeops.ragged.fused import add_layer_norm, bias_gelu
 
 Activation = Callable[[Tensor], Tensor]
 
+TAKES_DROPOUT = "dropout_p" in (ragged_attention.__kwdefaults__ or {})
+"""Whether attention itself can drop weights while training."""
+
 
 class Block(NamedTuple):
     """One encoder layer.
@@ -34,6 +37,7 @@ class Block(NamedTuple):
         dropouts: after `out`, after `activation`, after `fc2`; `None` where the layer has none.
         norm_first: normalise before attention and feed-forward instead of after.
         checkpoint: gradient checkpointing function, or `None`.
+        attention_dropout: probability that a weight of the attention is dropped in this call; 0 outside training.
     """
 
     project: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -47,6 +51,7 @@ class Block(NamedTuple):
     dropouts: tuple[nn.Module | None, nn.Module | None, nn.Module | None]
     norm_first: bool
     checkpoint: Callable[..., Tensor] | None = None
+    attention_dropout: float = 0.0
 
 
 class Pattern(NamedTuple):
@@ -103,22 +108,25 @@ def _is_off(dropout: nn.Module | None) -> bool:
 
 
 class Steps(NamedTuple):
-    """The ragged kernels of a layer: `attend(q, k, v, pattern, scale)`, and the fused steps or `None`."""
+    """The ragged kernels of a layer: `attend(q, k, v, pattern, scale, dropout)`, and the fused steps or `None`."""
 
-    attend: Callable[[Tensor, Tensor, Tensor, Pattern, float], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor, Pattern, float, float], Tensor]
     bias_gelu: Callable[[Tensor, Tensor, str], Tensor] | None
     add_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], Tensor] | None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dropout: float) -> Tensor:
     offsets, longest = pattern.offsets, pattern.max_len
+    options: dict[str, Any] = {"dropout_p": dropout} if dropout > 0 else {}
     y: Tensor = ragged_attention(
-        q, k, v, offsets, offsets, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias
+        q, k, v, offsets, offsets, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias, **options
     )
     return y
 
 
-def _attend_bare(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> Tensor:
+def _attend_bare(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dropout: float) -> Tensor:
+    if dropout > 0:
+        return _attend(q, k, v, pattern, scale, dropout)
     offsets = pattern.offsets
     run = torch.ops.edgeops._ragged_attention_fwd.default
     y: Tensor = run(q, k, v, offsets, offsets, pattern.bias, scale, pattern.causal, -1, -1)[0]
@@ -181,7 +189,7 @@ def run_block(x: Tensor, block: Block, pattern: Pattern, steps: Steps) -> Tensor
     """One layer: x `[T, C]` to `[T, C]`."""
     after_out, after_activation, after_fc2 = block.dropouts
     q, k, v = block.project(block.norm1(x) if block.norm_first else x)
-    y = steps.attend(q, k, v, pattern, block.scale).flatten(1)
+    y = steps.attend(q, k, v, pattern, block.scale, block.attention_dropout).flatten(1)
     if block.norm_first:
         x = _linear_add(y, block.out, after_out, x)
         y = _linear_activation(block.norm2(x), block.fc1, block.activation, steps)

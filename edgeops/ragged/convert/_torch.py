@@ -16,6 +16,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.bridges import from_nested
+from edgeops.ragged.convert import _stack
 from edgeops.ragged.convert._padding import Padding, packed_rows, padding_from_layout, padding_from_mask
 from edgeops.ragged.convert._stack import Block, Pattern, run_blocks
 from edgeops.ragged.convert._swap import Converted, attention_dropout_reason, bypassed, is_stock, refuse_call
@@ -57,6 +58,7 @@ def _block(layer: Any) -> Block:
         norm2=layer.norm2,
         dropouts=(layer.dropout1, layer.dropout, layer.dropout2),
         norm_first=layer.norm_first,
+        attention_dropout=attention.dropout if attention.training else 0.0,
     )
 
 
@@ -98,7 +100,7 @@ class _TorchAdapter(Converted):
         return x
 
     def _dropout_reasons(self) -> list[str]:
-        if not self.training:
+        if not self.training or _stack.TAKES_DROPOUT:
             return []
         parts = [(i, layer.self_attn) for i, layer in enumerate(self.layer_list())]
         return [

@@ -67,7 +67,8 @@ class ViTAdapter(HuggingFaceAdapter):
         """The layers, as they are now."""
         blocks = []
         grad = torch.is_grad_enabled()
-        for layer, fused in zip(self.layers, self.fused_projections(), strict=True):
+        per_layer = zip(self.layers, self.fused_projections(), self.attention_dropouts(), strict=True)
+        for layer, fused, dropout in per_layer:
             attention = layer.attention
             linears = (attention.q_proj, attention.k_proj, attention.v_proj)
             checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
@@ -86,6 +87,7 @@ class ViTAdapter(HuggingFaceAdapter):
                     dropouts=(layer.dropout, None, layer.dropout),
                     norm_first=True,
                     checkpoint=layer._gradient_checkpointing_func if checkpointed else None,
+                    attention_dropout=dropout,
                 )
             )
         return blocks

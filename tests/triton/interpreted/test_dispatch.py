@@ -24,6 +24,9 @@ def arguments():
         "_ragged_pool_fwd": (x, OFFSETS, 1),
         "_bias_gelu_fwd": (x, bias, True),
         "_add_layer_norm_fwd": (x, bias, residual, weight, bias, 1e-5),
+        "_ragged_pool_bwd": (residual[:3], x, twin.ragged_pool_fwd_reference(x, OFFSETS, 2), OFFSETS, 2),
+        "_bias_gelu_bwd": (residual, x, bias, True),
+        "_add_layer_norm_bwd": (residual, x, bias, residual, x[:, 0], x[:, 1].exp(), weight),
     }
 
 

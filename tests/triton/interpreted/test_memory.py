@@ -15,8 +15,9 @@ import torch
 
 from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
 from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd, bias_gelu_fwd
+from edgeops.triton_kernels.ragged.fused_bwd import add_layer_norm_bwd, bias_gelu_bwd
 from edgeops.triton_kernels.ragged.pack import ragged_pack, ragged_unpack
-from edgeops.triton_kernels.ragged.pool import ragged_pool_fwd
+from edgeops.triton_kernels.ragged.pool import ragged_pool_bwd, ragged_pool_fwd
 from tests.peers import offsets_of
 from tests.triton import guard
 
@@ -77,7 +78,8 @@ def test_rows(fenced, width, offsets):
     ragged_pack(padded, offsets, out)
     ragged_unpack(x, offsets, 1.0, padded)
     for mode in range(3):
-        ragged_pool_fwd(x, offsets, mode)
+        out = ragged_pool_fwd(x, offsets, mode)
+        ragged_pool_bwd(out, x, out, offsets, mode)
 
 
 @pytest.mark.parametrize("width", [1, 7, 130])
@@ -85,4 +87,7 @@ def test_fused(fenced, width):
     x, vector = fenced(torch.randn(8, width)), fenced(torch.randn(width))
     for tanh in (False, True):
         bias_gelu_fwd(x, vector, tanh)
-    add_layer_norm_fwd(x, vector, x, vector, vector, 1e-5)
+        bias_gelu_bwd(x, x, vector, tanh)
+    _, mean, rstd = add_layer_norm_fwd(x, vector, x, vector, vector, 1e-5)
+    for x_bias in (None, vector):
+        add_layer_norm_bwd(x, x, x_bias, x, mean, rstd, vector)
