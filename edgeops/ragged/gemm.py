@@ -181,10 +181,8 @@ def _add_bias(out: Tensor, bias: Tensor, offs: Tensor | None, groups: int) -> Te
         rule = f"bias must have shape ({out.shape[-1]},) or ({groups}, {out.shape[-1]})"
         raise ValueError(message("grouped_mm", rule, describe(bias), "It needs one value per column of the result."))
     bias = bias.to(out.dtype)
-    if out.dim() == 3:
+    if out.dim() == 3 or offs is None:
         return out + (bias if bias.dim() == 1 else bias[:, None, :])
-    if offs is None:  # a flat result has ends: the kernel has refused a call without them
-        raise AssertionError
     rows = torch.arange(out.shape[0], device=out.device, dtype=offs.dtype)
     group = torch.searchsorted(offs, rows, right=True)  # the number of groups for rows behind the last
     wide = bias.expand(groups, -1) if bias.dim() == 1 else bias
