@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C9, C14, C15."""
+"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C9, C10, C14, C15."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, encoder_layer, gemm, layout, minilm, threads
 from bench.table import Group
 from edgeops.perf import geomean
 
@@ -79,6 +79,14 @@ def sentence_encoder(groups: Groups) -> Figures:
     }
 
 
+def products(groups: Groups) -> Figures:
+    """C10."""
+    if not _complete(groups, gemm.SETS, (gemm.OURS, gemm.MKL, gemm.LOOP)):
+        return {}
+    figures = {f"{name} over {gemm.MKL}": groups[name].ratio(gemm.MKL, gemm.OURS).median for name in gemm.SETS}
+    return figures | {f"{gemm.TINY} over the mm loop": groups[gemm.TINY].ratio(gemm.LOOP, gemm.OURS).median}
+
+
 def layout_cost(groups: Groups) -> Figures:
     """C14."""
     if not _complete(groups, LISTS, (layout.OURS, layout.LAYER)):
@@ -122,6 +130,7 @@ ITEMS = {
     "C5": _per_case("ragged_attention", 9, attention_core),
     "C7": _per_case("encoder_layer", 5, encoder),
     "C9": _per_case("minilm", 5, sentence_encoder),
+    "C10": _per_case("vgemm", 15, products),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),
 }
