@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, attention_train, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, attention_train, encoder_layer, gemm, layout, minilm, threads
 from bench.table import Group
 from edgeops.perf import geomean
 
@@ -103,6 +103,14 @@ def sentence_encoder(groups: Groups) -> Figures:
     }
 
 
+def products(groups: Groups) -> Figures:
+    """C10."""
+    if not _complete(groups, gemm.SETS, (gemm.OURS, gemm.MKL, gemm.LOOP)):
+        return {}
+    figures = {f"{name} over {gemm.MKL}": groups[name].ratio(gemm.MKL, gemm.OURS).median for name in gemm.SETS}
+    return figures | {f"{gemm.TINY} over the mm loop": groups[gemm.TINY].ratio(gemm.LOOP, gemm.OURS).median}
+
+
 def layout_cost(groups: Groups) -> Figures:
     """C14."""
     if not _complete(groups, LISTS, (layout.OURS, layout.LAYER)):
@@ -147,6 +155,7 @@ ITEMS = {
     "C6": _per_case("ragged_attention_train", 7, attention_training),
     "C7": _per_case("encoder_layer", 5, encoder),
     "C9": _per_case("minilm", 5, sentence_encoder),
+    "C10": _per_case("vgemm", 15, products),
     "C12": _per_case("ragged_attention_causal", 9, causal_attention),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),

@@ -28,6 +28,8 @@ class Target:
         return value >= self.bound if self.rule == ">=" else value <= self.bound
 
 
+VGEMM_SETS = ("4 paper sizes", "64 of 64..384", "128 of 16..127", "256 of 4..31")
+
 TARGETS = (
     Target("C1", "random dimension graphs that differ from enumeration", "<=", 0),
     Target("C1", "worked example offsets that are not 0..9", "<=", 0),
@@ -58,6 +60,8 @@ TARGETS = (
     Target("C9", "STS-B over padded, file order", ">=", 1.9, "x"),
     Target("C9", "STS-B over padded, sorted", ">=", 1.12, "x"),
     Target("C9", "largest difference of an embedding", "<=", 1e-5),
+    *(Target("C10", f"{name} over mkl sgemm_batch", ">=", 0.95, "x") for name in VGEMM_SETS),
+    Target("C10", "256 of 4..31 over the mm loop", ">=", 2.0, "x"),
     Target("C12", "causal over unmasked, RACE", ">=", 1.5, "x"),
     Target("C12", "causal over unmasked, MNLI", ">=", 1.25, "x"),
     Target("C14", "layout share of a layer, worst list but CoLA", "<=", 0.005),

@@ -43,4 +43,11 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_add_layer_norm_bwd(Tensor grad_out, Tensor x, Tensor? x_bias, Tensor residual, Tensor mean, Tensor rstd, "
       "Tensor weight) -> (Tensor dsum, Tensor dweight, Tensor dbias, Tensor dx_bias)");
+
+  m.def("vgemm(Tensor[] a, Tensor[] b) -> Tensor[]");
+  m.def("_vgemm(Tensor[] a, Tensor[] b, bool trans_a, bool trans_b) -> Tensor[]");
+  m.def("vgemm_packed(Tensor a, Tensor b, Tensor sizes, SymInt? total=None) -> Tensor");
+  m.def("_vgemm_packed(Tensor a, Tensor b, Tensor sizes, bool trans_a, bool trans_b, SymInt total) -> Tensor");
+  m.def("grouped_mm(Tensor x, Tensor w, *, Tensor? offs=None, Tensor? bias=None) -> Tensor");
+  m.def("_grouped_mm(Tensor x, Tensor w, Tensor? offs) -> Tensor");
 }

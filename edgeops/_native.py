@@ -134,7 +134,7 @@ def differentiable(
     forward: Callable[..., Any],
     save: Callable[[Any, Sequence[Any], Any], None],
     backward: Callable[..., Any],
-    inputs: Sequence[int] = (0,),
+    inputs: Sequence[int] | None = (0,),
     *,
     twice: bool = False,
 ) -> Callable[..., Any]:
@@ -145,7 +145,7 @@ def differentiable(
         forward: `forward(*args) -> outputs`, a kernel op or a function that calls kernel ops only.
         save: `save(ctx, args, outputs)` keeps what backward needs.
         backward: `backward(ctx, *grads) -> one gradient per argument`.
-        inputs: positions of the differentiable arguments, tensors or `None`.
+        inputs: positions of the differentiable arguments, tensors or `None`; without positions, all tensors.
         twice: backward consists of differentiable functions; otherwise a second derivative is refused.
 
     Returns:
@@ -188,9 +188,9 @@ def differentiable(
     def call(*args: Any) -> Any:
         wanted = False
         if grad_enabled():
-            for i in inputs:
+            for i in range(len(args)) if inputs is None else inputs:
                 x = args[i]
-                if x is not None and x.requires_grad:
+                if x is not None and (inputs is not None or isinstance(x, Tensor)) and x.requires_grad:
                     wanted = True
                     break
         if compiling():

@@ -16,6 +16,9 @@ from edgeops.ragged.convert import encode_packed as encode_packed
 from edgeops.ragged.explain import explain as explain
 from edgeops.ragged.fused import add_layer_norm as add_layer_norm
 from edgeops.ragged.fused import bias_gelu as bias_gelu
+from edgeops.ragged.gemm import grouped_mm as grouped_mm
+from edgeops.ragged.gemm import vgemm as vgemm
+from edgeops.ragged.gemm import vgemm_packed as vgemm_packed
 from edgeops.ragged.layout import RaggedLayout as RaggedLayout
 from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
 from edgeops.ragged.pack import pack as pack
@@ -32,6 +35,7 @@ __all__ = [
     "encode_packed",
     "explain",
     "from_nested",
+    "grouped_mm",
     "offsets_from_lengths",
     "pack",
     "ragged_attention",
@@ -39,6 +43,8 @@ __all__ = [
     "to_nested",
     "unpack",
     "varlen_attn",
+    "vgemm",
+    "vgemm_packed",
 ]
 
 # kept for the life of the process: dropping a torch Library unregisters its rules

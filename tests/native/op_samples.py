@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from tests.peers import offsets_of
+
+
+def is_floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 @dataclass(frozen=True)
@@ -24,13 +30,13 @@ class Sample:
         """The same, with gradients wanted in all floating tensors."""
 
         def leaf(x: Any) -> Any:
-            return x.detach().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x
+            return x.detach().requires_grad_() if is_floating(x) else x
 
-        return Sample(tuple(map(leaf, self.args)), {name: leaf(x) for name, x in self.kwargs.items()})
+        return Sample(pytree.tree_map(leaf, self.args), pytree.tree_map(leaf, self.kwargs))
 
     def tensors(self) -> list[Tensor]:
-        """Its floating tensors."""
-        return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()]
+        """Its floating tensors, those in lists too."""
+        return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if is_floating(x)]
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,35 @@ def _norm_bwd() -> list[Sample]:
     return samples
 
 
+def _lists(kernel: bool) -> list[Sample]:
+    a = [normal(2, 3), normal(0, 4, seed=1), normal(5, 0, seed=2), normal(6, 2, seed=3).T]
+    b = [normal(3, 1, seed=4), normal(4, 2, seed=5), normal(0, 2, seed=6), normal(6, 3, seed=7)]
+    if not kernel:
+        return [Sample((a, b)), Sample((b[:1], [x.mT for x in b[:1]]))]
+    turned = [x.mT for x in a]
+    return [Sample((a, b, False, False)), Sample((turned, b, True, False)), Sample((a[:1], a[:1], False, True))]
+
+
+PRODUCTS = torch.tensor([(2, 1, 3), (0, 2, 4), (5, 2, 0), (2, 3, 6)])
+
+
+def _packed(kernel: bool) -> list[Sample]:
+    a, b = normal(18), normal(29, seed=1)
+    if not kernel:
+        return [Sample((a, b, PRODUCTS, 18)), Sample((a[:0], b[:0], PRODUCTS[:0]), {"total": 0})]
+    return [Sample((a, b, PRODUCTS, trans, not trans, 18)) for trans in (False, True)]
+
+
+def _grouped(kernel: bool) -> list[Sample]:
+    ends = torch.tensor([1, 1, 4], dtype=torch.int32)
+    rows, columns, w = normal(5, 2), normal(2, 5, seed=1), normal(3, 2, 4, seed=2)
+    if kernel:
+        return [Sample((rows, w, ends)), Sample((w.mT, columns, ends)), Sample((w, w.mT, None))]
+    kinds = {"offs": ends, "bias": normal(3, 4, seed=3)}
+    inner = {"offs": ends, "bias": normal(2, seed=3)}
+    return [Sample((rows, w), kinds), Sample((w.mT, columns), {"offs": ends}), Sample((columns, rows), inner)]
+
+
 _ATTENTION = ("test_ragged_attention.py::test_permuting_sequences_permutes_results",)
 _GRADIENTS = ("test_ragged_gradients.py::test_attention",)
 _PACK = ("test_ragged_pack.py::test_round_trip",)
@@ -170,5 +205,10 @@ ENTRIES: dict[str, Entry] = {
     ),
     "add_layer_norm": Entry(lambda: _norm(False), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     "_add_layer_norm_fwd": Entry(lambda: _norm(True), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
+    **{
+        f"{prefix}{name}": Entry(functools.partial(samples, prefix == "_"), (f"test_ragged_gemm.py::test_{name}",), name)
+        for name, samples in (("vgemm", _lists), ("vgemm_packed", _packed), ("grouped_mm", _grouped))
+        for prefix in ("", "_")
+    },
     "_add_layer_norm_bwd": Entry(_norm_bwd, ("test_ragged_gradients.py::test_add_layer_norm",), "add_layer_norm"),
 }

@@ -74,6 +74,21 @@ def _packed(lengths: list[int]) -> tuple[Any, ...]:
     return normal(sum(lengths), 3).requires_grad_(), offsets_of(lengths), max(lengths) + 1
 
 
+def _lists(lengths: list[int]) -> tuple[Any, ...]:
+    m, n, k = sum(lengths), max(lengths), len(lengths)
+    return tuple(normal(*shape).requires_grad_() for shape in ((m, k), (n, m), (k, n), (m, k)))
+
+
+def _flat(lengths: list[int]) -> tuple[Any, ...]:
+    total, sizes = sum(lengths), torch.tensor([(n, 3, 4) for n in lengths])
+    return normal(4 * total).requires_grad_(), normal(12 * len(lengths)).requires_grad_(), sizes, 3 * total
+
+
+def _experts(lengths: list[int]) -> tuple[Any, ...]:
+    leaves = tuple(normal(*shape).requires_grad_() for shape in ((sum(lengths), 5), (len(lengths), 5, 4)))
+    return (*leaves, offsets_of(lengths)[1:], normal(len(lengths), 4).requires_grad_())
+
+
 # public op -> functions over it, each with a maker of its arguments from lengths
 CASES: list[tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any, ...]]]] = [
     ("ragged_attention", "plain", attention, _attention),
@@ -103,6 +118,10 @@ CASES: list[tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any,
         lambda x, r, w, b, a: ragged.add_layer_norm(x, r, w, b, x_bias=a),
         lambda n: _rows(n, 0, 0, 5, 5, 5),
     ),
+    ("vgemm", "lists", lambda *both: tuple(ragged.vgemm(both[:2], both[2:])), _lists),
+    ("vgemm_packed", "function", ragged.vgemm_packed, _flat),
+    ("grouped_mm", "plain", lambda x, w, ends: ragged.grouped_mm(x, w, offs=ends), lambda n: _experts(n)[:3]),
+    ("grouped_mm", "bias", lambda x, w, ends, bias: ragged.grouped_mm(x, w, offs=ends, bias=bias), _experts),
 ]
 IDS = [f"{op}, {name}" for op, name, _, _ in CASES]
 
