@@ -41,4 +41,11 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_add_layer_norm_bwd(Tensor grad_out, Tensor x, Tensor? x_bias, Tensor residual, Tensor mean, Tensor rstd, "
       "Tensor weight) -> (Tensor dsum, Tensor dweight, Tensor dbias)");
+
+  m.def("trmm(Tensor l, Tensor b, *, bool upper=False, float alpha=1.0) -> Tensor");
+  m.def("_trmm_fwd(Tensor l, Tensor b, bool upper, bool transpose, float alpha) -> Tensor");
+  m.def("_trmm_bwd_l(Tensor grad_out, Tensor b, bool upper, float alpha) -> Tensor");
+  m.def("tradd(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
+  m.def("trmul(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
+  m.def("_tri_binary(Tensor l1, Tensor l2, bool multiply, bool upper) -> Tensor");
 }
