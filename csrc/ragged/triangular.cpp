@@ -17,12 +17,15 @@ namespace {
 
 using torch::stable::Tensor;
 
-constexpr int64_t kStrip = 1024;              // columns of one piece: its packed block of B stays below 1 MiB
-constexpr int64_t kStreamBytes = 4LL << 20;   // results beyond this leave the caches before anybody reads them
-constexpr double kNsPerMultiply = 1.0 / 30;   // one core, float
+constexpr int64_t kStrip = 1024;             // columns of one piece: its packed block of B stays below 1 MiB
+constexpr int64_t kStreamBytes = 4LL << 20;  // results beyond this leave the caches before anybody reads them
+constexpr int64_t kFreshBytes = 32LL << 20;  // the C library takes blocks beyond this from the system every time
+constexpr double kNsPerMultiply = 1.0 / 30;  // one core, float
 
 struct Free {
-  void operator()(void* p) const { std::free(p); }
+  void operator()(void* p) const {
+    std::free(p);
+  }
 };
 using Room = std::unique_ptr<void, Free>;
 
@@ -110,6 +113,18 @@ void run_product(const TriProduct& call, const TriKernels& kernels, bool wide) {
   });
 }
 
+// [size, size] of zeros whose pages exist once they are written. The base pointer is moved up to a cache line.
+Tensor zeros_untouched(const Tensor& like, int64_t size, int64_t bytes) {
+  void* base = std::calloc(static_cast<size_t>(bytes) + 64, 1);
+  if (base == nullptr) {
+    throw std::bad_alloc();
+  }
+  void* data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(base) + 63) / 64 * 64);
+  const int64_t shape[2] = {size, size}, strides[2] = {size, 1};
+  return torch::stable::from_blob(
+      data, {shape, 2}, {strides, 2}, like.device(), like.scalar_type(), [base](void*) { std::free(base); });
+}
+
 bool is_half(Storage storage) {
   return storage == Storage::f16 || storage == Storage::bf16;
 }
@@ -135,9 +150,20 @@ Tensor trmm_fwd_cpu(const Tensor& l, const Tensor& b, bool upper, bool transpose
   const int64_t bytes = wide ? 8 : 4;
   const Matrix left = compute_matrix(l, storage, kernels), right = compute_matrix(b, storage, kernels);
   const Room sums = half ? room_of(size * cols * bytes) : nullptr;
-  TriProduct call{left.data, right.data, half ? sums.get() : out.mutable_data_ptr(),
-                  transpose ? left.col : left.row, transpose ? left.row : left.col,
-                  right.row, right.col, cols, size, cols, size, alpha, Ragged::reduction};
+  TriProduct call{
+      left.data,
+      right.data,
+      half ? sums.get() : out.mutable_data_ptr(),
+      transpose ? left.col : left.row,
+      transpose ? left.row : left.col,
+      right.row,
+      right.col,
+      cols,
+      size,
+      cols,
+      size,
+      alpha,
+      Ragged::reduction};
   if (upper != transpose) {
     // an upper triangle is a lower one with rows and columns counted from the end
     const int64_t last = size - 1;
@@ -162,8 +188,8 @@ Tensor trmm_bwd_l_cpu(const Tensor& grad_out, const Tensor& b, bool upper, doubl
   require_tensor(b, who, "b");
   require_same(b, grad_out, who, "b", "grad_out");
   EDGEOPS_CHECK(
-      grad_out.dim() == 2 && b.dim() == 2 && grad_out.size(0) == b.size(0) && grad_out.size(1) == b.size(1),
-      ValueError, who, "grad_out and b must both be [M, N]", shape_of(grad_out) + " and " + shape_of(b),
+      grad_out.dim() == 2 && b.dim() == 2 && grad_out.size(0) == b.size(0) && grad_out.size(1) == b.size(1), ValueError,
+      who, "grad_out and b must both be [M, N]", shape_of(grad_out) + " and " + shape_of(b),
       "grad_out is the gradient of the result.");
   const int64_t size = b.size(0), depth = b.size(1);
   Tensor out = new_output(b, {size, size});
@@ -181,8 +207,20 @@ Tensor trmm_bwd_l_cpu(const Tensor& grad_out, const Tensor& b, bool upper, doubl
     std::memset(target + (i * size + from) * bytes, 0, static_cast<size_t>((to - from) * bytes));
   }
   if (depth > 0) {
-    const TriProduct call{left.data, right.data, target, left.row, left.col, right.col, right.row, size, size, size,
-                          depth, alpha, upper ? Ragged::upper : Ragged::lower};
+    const TriProduct call{
+        left.data,
+        right.data,
+        target,
+        left.row,
+        left.col,
+        right.col,
+        right.row,
+        size,
+        size,
+        size,
+        depth,
+        alpha,
+        upper ? Ragged::upper : Ragged::lower};
     run_product(call, kernels, wide);
   }
   if (half) {
@@ -204,9 +242,12 @@ Tensor tri_binary_cpu(const Tensor& l1_in, const Tensor& l2_in, bool multiply, b
       shape_of(l1_in) + " and " + shape_of(l2_in), "Nothing is broadcast here; expand it first.");
   const Tensor l1 = size <= 1 || l1_in.stride(1) == 1 ? l1_in : torch::stable::contiguous(l1_in);
   const Tensor l2 = size <= 1 || l2_in.stride(1) == 1 ? l2_in : torch::stable::contiguous(l2_in);
-  Tensor out = new_output(l1, {size, size});
+  const int64_t bytes = size * size * static_cast<int64_t>(l1.element_size());
+  // Memory this large comes fresh from the system, page by page as it is touched, and full of zeros.
+  const bool zeroed = bytes > kFreshBytes;
+  Tensor out = zeroed ? zeros_untouched(l1, size, bytes) : new_output(l1, {size, size});
   const auto& kernels = tri_kernels(active_isa(), storage);
-  const bool stream = size * size * static_cast<int64_t>(out.element_size()) > kStreamBytes;
+  const bool stream = bytes >= kStreamBytes;
   std::vector<TriPiece> pieces;
   const int64_t band = std::max<int64_t>(1, std::min<int64_t>(size, (64 << 10) / std::max<int64_t>(size, 1)));
   for (int64_t i = 0; i < size; i += band) {
@@ -215,7 +256,7 @@ Tensor tri_binary_cpu(const Tensor& l1_in, const Tensor& l2_in, bool multiply, b
   run_by_cost(pieces, [&](const TriPiece& piece) {
     kernels.binary(
         l1.const_data_ptr(), l1.stride(0), l2.const_data_ptr(), l2.stride(0), out.mutable_data_ptr(), piece.i0,
-        piece.i1, size, multiply, upper, stream);
+        piece.i1, size, multiply, upper, stream, zeroed);
   });
   return out;
 }

@@ -38,10 +38,11 @@ struct TriKernels {
   int64_t (*scratch)(const TriProduct&, const TriPiece&);
   void (*product)(const TriProduct&, const TriPiece&, char* scratch);
   int64_t tile_cols;
-  // out[i, j] = a[i, j] + or * b[i, j] on the triangle, 0 elsewhere, for rows [begin, end); rows of a and b dense
+  // out[i, j] = a[i, j] + or * b[i, j] on the triangle, 0 elsewhere, for rows [begin, end); rows of a and b dense.
+  // `stream`: past the caches; `zeroed`: out holds zeros already
   void (*binary)(
       const void* a, int64_t a_row, const void* b, int64_t b_row, void* out, int64_t begin, int64_t end, int64_t size,
-      bool multiply, bool upper, bool stream);
+      bool multiply, bool upper, bool stream, bool zeroed);
   void (*widen)(const void* from, void* to, int64_t n);
   void (*narrow)(const void* from, void* to, int64_t n);
 };

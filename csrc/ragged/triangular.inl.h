@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Inner loops of the triangular ops. Included once per instruction set.
 //
-// A product is blocked over the reduction; each block of B is packed into panels as wide as a tile, each block of A into
-// panels as high as a tile, and a tile sums over its own part of the triangle only. Every element of C is one chain of
-// multiply-adds per block of the reduction, so its bits depend neither on the other rows and columns nor on the pieces.
+// A product is blocked over the reduction; each block of B is packed into panels as wide as a tile, each block of A
+// into panels as high as a tile, and a tile sums over its own part of the triangle only. Every element of C is one
+// chain of multiply-adds per block of the reduction, so its bits depend neither on the other rows and columns nor on
+// the pieces.
 #include "tile.inl.h"
 
 constexpr int64_t kTriDepth = 252;  // a multiple of kTileRows, so that no diagonal tile lies in two blocks
@@ -173,8 +174,7 @@ static void tri_product(const TriProduct& call, const TriPiece& piece, char* scr
             ragged_k ? i - k0 : -1, packed_a + (i - i0) * (k1 - k0));
       }
       for (int64_t j = j0; j < j1; j += n) {
-        tri_tiles<T>(
-            call, packed_a, packed_b + (j - j0) * (k1 - k0), i0, i1, j, tri_min(n, piece.j1 - j), k0, k1);
+        tri_tiles<T>(call, packed_a, packed_b + (j - j0) * (k1 - k0), i0, i1, j, tri_min(n, piece.j1 - j), k0, k1);
       }
     }
   }
@@ -198,52 +198,77 @@ EDGEOPS_INLINE void tri_put(T* to, typename Lanes<T>::V v) {
   vstore<T>(to, v);
 }
 
-template <class T, bool kMultiply, bool kStream>
-EDGEOPS_INLINE void tri_combine(const T* a, const T* b, T* out, int64_t n) {
-  constexpr int w = Lanes<T>::n;
-  int64_t i = 0;
-  if constexpr (kStream) {
-    for (; i < n && reinterpret_cast<uintptr_t>(out + i) % EDGEOPS_VB != 0; ++i) {
-      out[i] = kMultiply ? a[i] * b[i] : a[i] + b[i];
-    }
-  }
-  for (; i + 4 * w <= n; i += 4 * w) {
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) {
-      const auto x = vload<T>(a + i + u * w), y = vload<T>(b + i + u * w);
-      tri_put<T, kStream>(out + i + u * w, kMultiply ? x * y : x + y);
-    }
-  }
-  for (; i < n; ++i) {
-    out[i] = kMultiply ? a[i] * b[i] : a[i] + b[i];
-  }
+template <class T, bool kMultiply>
+EDGEOPS_INLINE typename Lanes<T>::V tri_pair(const T* a, const T* b) {
+  return kMultiply ? vload<T>(a) * vload<T>(b) : vload<T>(a) + vload<T>(b);
 }
 
-template <class T, bool kStream>
-EDGEOPS_INLINE void tri_zero(T* out, int64_t n) {
+// out[lo:hi) = a combined with b, zeros in the rest of the row unless they are there already. Whole vectors from the
+// start of the row, so that a streaming store never shares a line with a plain one.
+template <class T, bool kMultiply, bool kStream>
+EDGEOPS_INLINE void tri_row(
+    const T* a, const T* b, const T* next_a, const T* next_b, T* out, int64_t lo, int64_t hi, int64_t size,
+    bool zeroed) {
+  typedef typename Lanes<T>::V V;
   constexpr int w = Lanes<T>::n;
-  int64_t i = 0;
-  if constexpr (kStream) {
-    for (; i < n && reinterpret_cast<uintptr_t>(out + i) % EDGEOPS_VB != 0; ++i) {
-      out[i] = T(0);
+  const int64_t end = size / w * w;
+  const int64_t begin = tri_min(lo / w * w, end);  // first vector with something in it
+  int64_t j = zeroed ? begin : 0;
+  for (; j < begin; j += w) {
+    tri_put<T, kStream>(out + j, V{});
+  }
+  const auto edge = [&] {
+    T room[w];
+    for (int t = 0; t < w; ++t) {
+      const int64_t at = j + t;
+      room[t] = at < lo || at >= hi ? T(0) : kMultiply ? a[at] * b[at] : a[at] + b[at];
     }
-    for (; i + w <= n; i += w) {
-      tri_put<T, true>(out + i, typename Lanes<T>::V{});
+    tri_put<T, kStream>(out + j, vload<T>(room));
+    j += w;
+  };
+  if (j < lo && j < end) {
+    edge();
+  }
+  for (; j + 4 * w <= tri_min(hi, end); j += 4 * w) {
+    if constexpr (kStream) {  // the hardware looks neither past a page nor past the end of a row's part
+      constexpr int64_t ahead = 1024 / sizeof(T);
+      const int64_t at = j + ahead;
+#pragma GCC unroll 4
+      for (int64_t u = 0; u < 4 * w; u += 64 / sizeof(T)) {
+        __builtin_prefetch((at < hi ? a + at : next_a + (at - hi)) + u);
+        __builtin_prefetch((at < hi ? b + at : next_b + (at - hi)) + u);
+      }
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) {
+      tri_put<T, kStream>(out + j + u * w, tri_pair<T, kMultiply>(a + j + u * w, b + j + u * w));
     }
   }
-  __builtin_memset(out + i, 0, (n - i) * sizeof(T));
+  for (; j + w <= tri_min(hi, end); j += w) {
+    tri_put<T, kStream>(out + j, tri_pair<T, kMultiply>(a + j, b + j));
+  }
+  if (j < hi && j < end) {
+    edge();
+  }
+  if (!zeroed) {
+    for (; j < end; j += w) {
+      tri_put<T, kStream>(out + j, V{});
+    }
+  }
+  for (j = end; j < size; ++j) {
+    out[j] = j < lo || j >= hi ? T(0) : kMultiply ? a[j] * b[j] : a[j] + b[j];
+  }
 }
 
 template <class T, bool kMultiply, bool kStream>
 static void tri_binary_rows(
-    const T* a, int64_t a_row, const T* b, int64_t b_row, T* out, int64_t begin, int64_t end, int64_t size,
-    bool upper) {
+    const T* a, int64_t a_row, const T* b, int64_t b_row, T* out, int64_t begin, int64_t end, int64_t size, bool upper,
+    bool zeroed) {
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t from = upper ? i : 0, to = upper ? size : i + 1;
-    T* row = out + i * size;
-    tri_zero<T, kStream>(row, from);
-    tri_combine<T, kMultiply, kStream>(a + i * a_row + from, b + i * b_row + from, row + from, to - from);
-    tri_zero<T, kStream>(row + to, size - to);
+    const T *x = a + i * a_row, *y = b + i * b_row;
+    const int64_t next = upper ? i + 1 : 0;
+    tri_row<T, kMultiply, kStream>(
+        x, y, x + a_row + next, y + b_row + next, out + i * size, upper ? i : 0, upper ? size : i + 1, size, zeroed);
   }
 #if defined(__x86_64__)
   if constexpr (kStream) {
@@ -255,33 +280,35 @@ static void tri_binary_rows(
 template <class St>
 static void tri_binary(
     const void* a, int64_t a_row, const void* b, int64_t b_row, void* out, int64_t begin, int64_t end, int64_t size,
-    bool multiply, bool upper, bool stream) {
+    bool multiply, bool upper, bool stream, bool zeroed) {
   typedef typename St::S S;
   typedef typename St::T T;
   const S *x = static_cast<const S*>(a), *y = static_cast<const S*>(b);
   S* target = static_cast<S*>(out);
   if constexpr (sizeof(S) == sizeof(T)) {
+    // streaming stores need rows that start on a vector
+    stream = stream && size % Lanes<T>::n == 0 && reinterpret_cast<uintptr_t>(target) % EDGEOPS_VB == 0;
     auto* run = multiply ? (stream ? tri_binary_rows<T, true, true> : tri_binary_rows<T, true, false>)
                          : (stream ? tri_binary_rows<T, false, true> : tri_binary_rows<T, false, false>);
-    run(x, a_row, y, b_row, target, begin, end, size, upper);
+    run(x, a_row, y, b_row, target, begin, end, size, upper, zeroed);
   } else {
     constexpr int64_t slice = 1024;
     T left[slice], right[slice];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t from = upper ? i : 0, to = upper ? size : i + 1;
-      __builtin_memset(target + i * size, 0, from * sizeof(S));
+      if (!zeroed) {
+        __builtin_memset(target + i * size, 0, from * sizeof(S));
+        __builtin_memset(target + i * size + to, 0, (size - to) * sizeof(S));
+      }
       for (int64_t j = from; j < to; j += slice) {
         const int64_t n = tri_min(slice, to - j);
         widen<St>(x + i * a_row + j, left, n);
         widen<St>(y + i * b_row + j, right, n);
-        if (multiply) {
-          tri_combine<T, true, false>(left, right, left, n);
-        } else {
-          tri_combine<T, false, false>(left, right, left, n);
+        for (int64_t t = 0; t < n; ++t) {
+          left[t] = multiply ? left[t] * right[t] : left[t] + right[t];
         }
         narrow<St>(left, target + i * size + j, n);
       }
-      __builtin_memset(target + i * size + to, 0, (size - to) * sizeof(S));
     }
   }
 }
