@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.native.more_samples import MORE
 from tests.peers import offsets_of
 
 
@@ -172,3 +173,10 @@ ENTRIES: dict[str, Entry] = {
     "_add_layer_norm_fwd": Entry(lambda: _norm(True), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     "_add_layer_norm_bwd": Entry(_norm_bwd, ("test_ragged_gradients.py::test_add_layer_norm",), "add_layer_norm"),
 }
+
+
+def _entry(make: Callable[[], list[tuple[tuple[Any, ...], dict[str, Any]]]], place: str, measured: str) -> Entry:
+    return Entry(lambda: [Sample(*call) for call in make()], (place,), measured)
+
+
+ENTRIES |= {name: _entry(*parts) for name, parts in MORE.items()}

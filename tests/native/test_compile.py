@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeops import ragged
 from edgeops.ragged._ops import PUBLIC
+from tests.native.more_compiled import more_cases
 from tests.peers import offsets_of
 
 pytestmark = [  # torch warns about its own internals while it traces
@@ -103,6 +104,7 @@ CASES: list[tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any,
         lambda x, r, w, b, a: ragged.add_layer_norm(x, r, w, b, x_bias=a),
         lambda n: _rows(n, 0, 0, 5, 5, 5),
     ),
+    *more_cases(),
 ]
 IDS = [f"{op}, {name}" for op, name, _, _ in CASES]
 
