@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, attention_train, encoder_layer, gemm, layout, minilm, threads
+from bench.ragged import attention, attention_train, encoder_layer, gemm, layout, minilm, threads, triangular
 from bench.table import Group
 from edgeops.perf import geomean
 
@@ -122,6 +122,16 @@ def layout_cost(groups: Groups) -> Figures:
     }
 
 
+def triangles(groups: Groups) -> Figures:
+    """C11."""
+    ours, dense = triangular.OURS, triangular.DENSE
+    if not _complete(groups, ("trmm 512", "trmm 2048", "tradd 2048", "trmul 2048"), (ours, dense)):
+        return {}
+    faster = {name: groups[name].ratio(dense, ours).median for name in groups}
+    figures = {f"trmm over dense mm, {m}": faster[f"trmm {m}"] for m in (2048, 512)}
+    return figures | {f"{op} over half the dense time, 2048": 2 / faster[f"{op} 2048"] for op in ("tradd", "trmul")}
+
+
 def two_threads(groups: Sequence[Group]) -> Figures:
     """C15, over all cases of the workload."""
     needed = registry.workload("ragged_attention_threads").cases("full")
@@ -157,6 +167,7 @@ ITEMS = {
     "C9": _per_case("minilm", 5, sentence_encoder),
     "C10": _per_case("vgemm", 15, products),
     "C12": _per_case("ragged_attention_causal", 9, causal_attention),
+    "C11": _per_case("triangular", 9, triangles),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),
 }

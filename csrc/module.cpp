@@ -50,4 +50,11 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def("_vgemm_packed(Tensor a, Tensor b, Tensor sizes, bool trans_a, bool trans_b, SymInt total) -> Tensor");
   m.def("grouped_mm(Tensor x, Tensor w, *, Tensor? offs=None, Tensor? bias=None) -> Tensor");
   m.def("_grouped_mm(Tensor x, Tensor w, Tensor? offs) -> Tensor");
+
+  m.def("trmm(Tensor l, Tensor b, *, bool upper=False, float alpha=1.0) -> Tensor");
+  m.def("_trmm_fwd(Tensor l, Tensor b, bool upper, bool transpose, float alpha) -> Tensor");
+  m.def("_trmm_bwd_l(Tensor grad_out, Tensor b, bool upper, float alpha) -> Tensor");
+  m.def("tradd(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
+  m.def("trmul(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
+  m.def("_tri_binary(Tensor l1, Tensor l2, bool multiply, bool upper) -> Tensor");
 }

@@ -24,6 +24,9 @@ from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
+from edgeops.ragged.triangular import tradd as tradd
+from edgeops.ragged.triangular import trmm as trmm
+from edgeops.ragged.triangular import trmul as trmul
 from edgeops.ragged.varlen import varlen_attn as varlen_attn
 
 __all__ = [
@@ -41,6 +44,9 @@ __all__ = [
     "ragged_attention",
     "ragged_pool",
     "to_nested",
+    "tradd",
+    "trmm",
+    "trmul",
     "unpack",
     "varlen_attn",
     "vgemm",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.native.more_samples import MORE
 from tests.peers import offsets_of
 
 
@@ -206,9 +207,18 @@ ENTRIES: dict[str, Entry] = {
     "add_layer_norm": Entry(lambda: _norm(False), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     "_add_layer_norm_fwd": Entry(lambda: _norm(True), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     **{
-        f"{prefix}{name}": Entry(functools.partial(samples, prefix == "_"), (f"test_ragged_gemm.py::test_{name}",), name)
+        f"{prefix}{name}": Entry(
+            functools.partial(samples, prefix == "_"), (f"test_ragged_gemm.py::test_{name}",), name
+        )
         for name, samples in (("vgemm", _lists), ("vgemm_packed", _packed), ("grouped_mm", _grouped))
         for prefix in ("", "_")
     },
     "_add_layer_norm_bwd": Entry(_norm_bwd, ("test_ragged_gradients.py::test_add_layer_norm",), "add_layer_norm"),
 }
+
+
+def _entry(make: Callable[[], list[tuple[tuple[Any, ...], dict[str, Any]]]], place: str, measured: str) -> Entry:
+    return Entry(lambda: [Sample(*call) for call in make()], (place,), measured)
+
+
+ENTRIES |= {name: _entry(*parts) for name, parts in MORE.items()}

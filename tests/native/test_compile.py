@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeops import ragged
 from edgeops.ragged._ops import PUBLIC
+from tests.native.more_compiled import more_cases
 from tests.peers import offsets_of
 
 pytestmark = [  # torch warns about its own internals while it traces
@@ -122,6 +123,7 @@ CASES: list[tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any,
     ("vgemm_packed", "function", ragged.vgemm_packed, _flat),
     ("grouped_mm", "plain", lambda x, w, ends: ragged.grouped_mm(x, w, offs=ends), lambda n: _experts(n)[:3]),
     ("grouped_mm", "bias", lambda x, w, ends, bias: ragged.grouped_mm(x, w, offs=ends, bias=bias), _experts),
+    *more_cases(),
 ]
 IDS = [f"{op}, {name}" for op, name, _, _ in CASES]
 

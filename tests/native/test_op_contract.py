@@ -149,6 +149,9 @@ AUTOCAST = {
     "vgemm": (torch.bfloat16,),
     "vgemm_packed": (torch.bfloat16,),
     "grouped_mm": (torch.bfloat16,),
+    "trmm": (torch.bfloat16,),
+    "tradd": (torch.float32,),
+    "trmul": (torch.float32,),
 }
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, fused, fused_bwd, pack, pool
+from edgeops.triton_kernels.ragged import attention, fused, fused_bwd, pack, pool, triangular
 from edgeops.triton_kernels.ragged.attention_config import attention_config
 
 triton = pytest.importorskip("triton")
@@ -153,6 +153,33 @@ def row_backward_cases():
     }
 
 
+def triangular_cases():
+    """Products of triangles: fp16 on tensor cores, fp32 in full precision; element-wise ops."""
+    cases = {}
+    for name, kind, wanted in (("fp16", "fp16", TENSOR_CORES), ("fp32", "fp32", FULL_FLOAT)):
+        cases |= {
+            f"trmm-{name}": Case(
+                triangular._trmm_fwd_kernel,
+                {"a": kind, "b": kind, "c": kind},
+                {"REVERSED": False, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "stride_ak": 1, "stride_bj": 1},
+                wanted,
+            ),
+            f"trmm-bwd-{name}": Case(
+                triangular._trmm_bwd_l_kernel,
+                {"g": kind, "b": kind, "out": kind},
+                {"UPPER": False, "BLOCK_M": 64, "BLOCK_K": 32, "stride_gn": 1, "stride_bn": 1},
+                wanted,
+            ),
+        }
+    cases["tri-binary"] = Case(
+        triangular._tri_binary_kernel,
+        {"x": "fp32", "y": "fp32", "out": "fp32"},
+        {"MULTIPLY": True, "UPPER": False, "BLOCK_I": 8, "BLOCK_J": 128, "stride_xj": 1, "stride_yj": 1},
+        {},
+    )
+    return cases
+
+
 CASES = {
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
@@ -175,6 +202,7 @@ CASES = {
     ),
     **row_cases(),
     **row_backward_cases(),
+    **triangular_cases(),
 }
 
 
@@ -188,7 +216,7 @@ def compiled(case, target):
         elif name in case.types:
             signature[name] = POINTERS[case.types[name]]
         else:
-            signature[name] = "fp32" if name in ("scale", "eps") else "i32"
+            signature[name] = "fp32" if name in ("scale", "eps", "alpha") else "i32"
         aligned = name in case.types or (name.startswith("stride_") and name != "stride_lt") or name == "width"
         if aligned and name not in case.constants:
             attributes[(i,)] = [["tt.divisibility", 16]]

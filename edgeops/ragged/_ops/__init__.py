@@ -11,9 +11,9 @@ import torch
 
 from edgeops import _native
 from edgeops.ragged._cuda import register_cuda
-from edgeops.ragged._ops import attention, gemm, rows
+from edgeops.ragged._ops import attention, gemm, rows, triangular
 
-TOPICS = (attention, rows, gemm)
+TOPICS = (attention, rows, gemm, triangular)
 PUBLIC = {name: function for topic in TOPICS for name, function in topic.PUBLIC.items()}
 TWINS = {name: twin for topic in TOPICS for name, twin in topic.TWINS.items()}
 

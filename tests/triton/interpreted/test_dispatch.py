@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from edgeops.ragged import _cuda as dispatch
-from edgeops.ragged import _reference as twin
 from edgeops.ragged._cuda import rows
 from edgeops.ragged._cuda.attention import ragged_attention_fwd_cuda
+from edgeops.ragged._ops import TWINS
 
 OFFSETS = torch.tensor([0, 3, 3, 9])
 
@@ -27,6 +27,9 @@ def arguments():
         "_ragged_pool_bwd": (residual[:3], x, twin.ragged_pool_fwd_reference(x, OFFSETS, 2), OFFSETS, 2),
         "_bias_gelu_bwd": (residual, x, bias, True),
         "_add_layer_norm_bwd": (residual, x, bias, residual, x[:, 0], x[:, 1].exp(), weight),
+        "_trmm_fwd": (torch.randn(70, 70), torch.randn(70, 5), False, True, 0.5),
+        "_trmm_bwd_l": (torch.randn(70, 5), torch.randn(70, 5), True, 0.5),
+        "_tri_binary": (torch.randn(9, 9), torch.randn(9, 9), True, False),
     }
 
 
@@ -38,7 +41,7 @@ def results(function, inputs):
 @pytest.mark.parametrize("name", dispatch.KERNELS)
 def test_kernels_agree_with_the_twins(name):
     inputs = arguments()[name]
-    reference = getattr(twin, f"{name.removeprefix('_')}_reference")
+    reference = TWINS[name]
     for a, b in zip(results(dispatch.KERNELS[name], inputs), results(reference, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Further functions for the compiler tests: (public op, name, function, maker of its arguments from lengths)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops import ragged
+
+Compiled = tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any, ...]]]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def _square(lengths: list[int], count: int) -> tuple[Tensor, ...]:
+    total = sum(lengths)
+    return tuple(normal(total, total, seed=i) for i in range(count))
+
+
+def more_cases() -> list[Compiled]:
+    """The cases."""
+    return [
+        ("trmm", "lower", ragged.trmm, lambda n: (*_square(n, 1), normal(sum(n), 3, seed=5))),
+        (
+            "trmm",
+            "upper",
+            lambda a, b: ragged.trmm(a, b, upper=True, alpha=0.5),
+            lambda n: (*_square(n, 1), normal(sum(n), 3, seed=5)),
+        ),
+        ("tradd", "lower", ragged.tradd, lambda n: _square(n, 2)),
+        ("trmul", "upper", lambda a, b: ragged.trmul(a, b, upper=True), lambda n: _square(n, 2)),
+    ]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of further ops for the contract: op -> (maker of calls, property test, op that measures it)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _trmm() -> list[Call]:
+    l, b = normal(7, 7), normal(7, 3, seed=1)  # noqa: E741
+    return [((l, b), {}), ((l, b), {"upper": True, "alpha": 0.5})]
+
+
+def _trmm_fwd() -> list[Call]:
+    l, b = normal(7, 7), normal(7, 3, seed=1)  # noqa: E741
+    return [((l, b, False, False, 1.0), {}), ((l, b, True, False, 0.5), {}), ((l, b, True, True, 2.0), {})]
+
+
+def _trmm_bwd_l() -> list[Call]:
+    grad, b = normal(7, 3), normal(7, 3, seed=1)
+    return [((grad, b, False, 1.0), {}), ((grad, b, True, 0.5), {})]
+
+
+def _tri_public() -> list[Call]:
+    x, y = normal(5, 5), normal(5, 5, seed=1)
+    return [((x, y), {}), ((x, y), {"upper": True})]
+
+
+def _tri_binary() -> list[Call]:
+    x, y = normal(5, 5), normal(5, 5, seed=1)
+    return [((x, y, False, False), {}), ((x, y, True, True), {})]
+
+
+_TRI = "test_ragged_triangular.py"
+MORE: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
+    "trmm": (_trmm, f"{_TRI}::test_trmm", "trmm"),
+    "_trmm_fwd": (_trmm_fwd, f"{_TRI}::test_trmm", "trmm"),
+    "_trmm_bwd_l": (_trmm_bwd_l, f"{_TRI}::test_trmm_gradients", "trmm"),
+    "tradd": (_tri_public, f"{_TRI}::test_elementwise", "tradd"),
+    "trmul": (_tri_public, f"{_TRI}::test_elementwise", "trmul"),
+    "_tri_binary": (_tri_binary, f"{_TRI}::test_elementwise", "tradd"),
+}
