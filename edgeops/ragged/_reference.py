@@ -7,6 +7,8 @@ kernels of `torch.ops.edgeops`, and imported by tests and benchmarks.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,46 @@ def _bias_of(bias: Tensor | None, b: int, lq: int, lk: int) -> Tensor | None:
     return part[:, : lq if part.shape[1] > 1 else 1, : lk if part.shape[2] > 1 else 1]
 
 
+_WORD = 0xFFFFFFFF
+
+
+def _times(x: Tensor, factor: int) -> Tensor:
+    """`x * factor` in uint32 wrap-around; no product leaves int64, where an overflow would be undefined."""
+    return (x * (factor & 0xFFFF) + ((x * (factor >> 16) & 0xFFFF) << 16)) & _WORD
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words whose every output bit depends on every input bit."""
+    x = x ^ (x >> 16)
+    x = _times(x, 0x7FEB352D)
+    x = x ^ (x >> 15)
+    x = _times(x, 0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def dropout_keep_reference(
+    seed: int, p: float, b: int, heads: int, lq: int, lk: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Which weights of sequence b survive dropout with probability p: bool `[heads, lq, lk]`.
+
+    Counter based: a pair's fate is a hash of (seed, sequence b, query head h, query i, key j) in uint32 arithmetic, so
+    forward and backward agree without a stored mask, on every device, for any tiling, whatever the lengths of the other
+    sequences. seed is any int64; its two words both count. Kept where the hash is at least `floor(p * 2**32)`; with
+    p = 1 nothing is.
+    """
+    low, high = seed & _WORD, (seed >> 32) & _WORD
+    head, row, key = (torch.arange(n, dtype=torch.int64, device=device) for n in (heads, lq, lk))
+    state = _mix(torch.full((), (low + 0x9E3779B9 * b) & _WORD, dtype=torch.int64, device=device))
+    state = _mix(state ^ high ^ _times(head, 0x85EBCA6B))
+    state = _mix((state[:, None] + _times(row, 0xC2B2AE35)) & _WORD)
+    return _mix(state[:, :, None] ^ _times(key, 0x27D4EB2F)) >= math.floor(p * 2**32)
+
+
+def dropout_factor(p: float) -> float:
+    """What kept weights are multiplied by, so that their expectation stays: `1 / (1 - p)`, and 0 for p = 1."""
+    return 1.0 / (1.0 - p) if p < 1.0 else 0.0
+
+
 def ragged_attention_fwd_reference(
     q: Tensor,
     k: Tensor,
@@ -63,10 +105,13 @@ def ragged_attention_fwd_reference(
     causal: bool = False,
     window_left: int = -1,
     window_right: int = -1,
+    dropout_p: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Attention of each sequence over its own keys: out `[Tq, Hq, Dv]`, lse `[Tq, Hq]`.
 
-    Rows without an allowed key give out = 0 and lse = -inf. Computed in float32 for half precision inputs.
+    Rows without an allowed key give out = 0 and lse = -inf. Computed in float32 for half precision inputs. Dropout
+    removes weights where `dropout_keep_reference` says so and scales the others; lse is that of all scores.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
@@ -83,7 +128,11 @@ def ragged_attention_fwd_reference(
         scores = attention_scores_reference(
             q[rows].to(dtype), k[keys].to(dtype), part, scale, causal, (window_left, window_right)
         )
-        out[rows] = torch.einsum("hij,jhd->ihd", _softmax(scores), v[keys].to(dtype).repeat_interleave(group, dim=1))
+        weights = _softmax(scores)
+        if dropout_p > 0:
+            keep = dropout_keep_reference(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
+            weights = weights * keep * dropout_factor(dropout_p)
+        out[rows] = torch.einsum("hij,jhd->ihd", weights, v[keys].to(dtype).repeat_interleave(group, dim=1))
         lse[rows] = torch.logsumexp(scores, dim=-1).T
     return out.to(q.dtype), lse
 
@@ -103,10 +152,13 @@ def ragged_attention_bwd_reference(
     causal: bool = False,
     window_left: int = -1,
     window_right: int = -1,
+    dropout_p: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `ragged_attention_fwd_reference`: (dq, dk, dv, dbias); dbias is empty without a bias.
 
-    Scores are recomputed: P = softmax(S), dP = dO v^T, dS = P * (dP - delta), delta = dO.O - grad_lse.
+    Scores are recomputed: P = softmax(S), dP = dO v^T, dS = P * (dP - delta), delta = dO.O - grad_lse. With dropout
+    Z (0 or `dropout_factor`) stands before v: dv = (P * Z)^T dO, dS = P * (dP * Z - delta).
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
@@ -130,10 +182,16 @@ def ragged_attention_bwd_reference(
         if grad_lse is not None:
             delta = delta - grad_lse[rows].T.to(dtype)
         dweights = torch.einsum("ihd,jhd->hij", go, vs.repeat_interleave(group, dim=1))
+        if dropout_p > 0:
+            keep = dropout_keep_reference(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
+            kept = keep * dropout_factor(dropout_p)
+            dweights, used = dweights * kept, weights * kept
+        else:
+            used = weights
         dscores = weights * (dweights - delta[..., None])
         dq[rows] = scale * torch.einsum("hij,jhd->ihd", dscores, ks.repeat_interleave(group, dim=1))
         dks = scale * torch.einsum("hij,ihd->jhd", dscores, qs)
-        dvs = torch.einsum("hij,ihd->jhd", weights, go)
+        dvs = torch.einsum("hij,ihd->jhd", used, go)
         dk[keys] = dks.unflatten(1, (k.shape[1], group)).sum(2)
         dv[keys] = dvs.unflatten(1, (k.shape[1], group)).sum(2)
         if bias is not None and part is not None:
