@@ -299,24 +299,28 @@ def attention_tile_map(
     config: TileConfig,
     *,
     causal: bool = False,
+    by_key: bool = False,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """The (sequence, tile) pairs of one call, those with most keys first (ragged spec, section 3.5).
+    """The (sequence, tile) pairs of one call, those with most work first (ragged spec, section 3.5).
 
     Args:
         lengths_q, lengths_k: query and key length of each sequence, on the host.
         config: `attention_config(...)` of the call, whose `block_m` cuts the rows.
-        causal: count only the keys at or before the diagonal.
+        causal: count only the pairs at or before the diagonal.
+        by_key: tiles of keys, cut by `block_n`, for the kernel that sums dk and dv.
         device: where the map is wanted.
 
     Returns:
-        `[number of tiles, 2]` int32. Rows of zero-length sequences have no tile.
+        `[number of tiles, 2]` int32. Zero-length sequences have no tile.
     """
     tiles = []
+    size = config.block_n if by_key else config.block_m
     for sequence, (rows, keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
-        for block in range(math.ceil(rows / config.block_m)):
-            last = min((block + 1) * config.block_m, rows)
-            cost = min(max(last + keys - rows, 0), keys) if causal else keys
-            tiles.append((-cost, sequence, block))
+        own, other = (keys, rows) if by_key else (rows, keys)
+        for block in range(math.ceil(own / size)):
+            # keys before the diagonal of the last row, rows after that of the first key
+            seen = other - own + (own - block * size if by_key else min((block + 1) * size, own))
+            tiles.append((-min(max(seen, 0), other) if causal else -other, sequence, block))
     tiles.sort()
     return torch.tensor([tile[1:] for tile in tiles], dtype=torch.int32, device=device).reshape(-1, 2)

@@ -396,7 +396,8 @@ def ragged_attention_bwd(
     window_left = -1 if window_left >= WIDEST_WINDOW else window_left
     window_right = -1 if window_right >= WIDEST_WINDOW else window_right
     num_sequences = cu_q.shape[0] - 1
-    by_key, by_row = attention_bwd_config(q.dtype, head_size, head_size_v, arch=architecture(q.device))
+    arch = architecture(q.device)
+    by_key, by_row = attention_bwd_config(q.dtype, head_size, head_size_v, has_bias=bias is not None, arch=arch)
     log_sum = torch.empty(num_heads, total_q, dtype=torch.float32, device=q.device)
     delta = torch.empty(num_heads, total_q, dtype=torch.float32, device=q.device)
     bias_strides, bias_rows, bias_cols = bias_arguments(bias)
