@@ -17,8 +17,17 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, fused, fused_bwd, pack, pool, triangular
-from edgeops.triton_kernels.ragged.attention_config import attention_config
+from edgeops.triton_kernels.ragged import (
+    attention,
+    attention_bias_bwd,
+    attention_bwd,
+    fused,
+    fused_bwd,
+    pack,
+    pool,
+    triangular,
+)
+from edgeops.triton_kernels.ragged.attention_config import attention_bwd_config, attention_config
 
 triton = pytest.importorskip("triton")
 
@@ -56,6 +65,8 @@ class Case:
 
 
 TENSOR_CORES = {"sm80": r"mma\.sync.*f16", "sm90": r"wgmma\.mma_async.*f16", "gfx942": r"v_mfma_f32_\w*f16"}
+# the small products of backward use the older instruction on sm_90 too
+MATRIX_UNITS = TENSOR_CORES | {"sm90": r"wgmma\.mma_async.*f16|mma\.sync.*f16"}
 FULL_FLOAT = {"sm80": r"fma\.rn\.f32", "sm90": r"fma\.rn\.f32", "gfx942": r"v_mfma_f32_\d+x\d+x\d+_?f32"}
 NO_TENSOR_CORES = {"sm80": r"mma\.sync", "sm90": r"wgmma\.mma|mma\.sync"}
 
@@ -78,6 +89,7 @@ def attention_cases(dtype, name, expected, *, forbidden=None, head_size=64, head
             "HAS_LEFT": left,
             "HAS_RIGHT": right,
             "HAS_MAP": flags.get("tile_map", False),
+            "DROPOUT": flags.get("dropout", False),
             "PRECISION": flags.get("precision", "ieee"),
             "BLOCK_M": config.block_m,
             "BLOCK_N": config.block_n,
@@ -101,6 +113,53 @@ def attention_cases(dtype, name, expected, *, forbidden=None, head_size=64, head
             stack_limit,
             (target,),
         )
+    return cases
+
+
+def backward_cases(dtype, name, expected, *, forbidden=None, head_size=64, head_size_v=None, stack_limit=0, **flags):
+    """The backward attention kernels as their launcher would start them."""
+    head_size_v = head_size_v or head_size
+    kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    bias = flags.get("bias", False)
+    types = dict.fromkeys(("q", "k", "v", "grad_out", "dq", "dk", "dv", "out"), kind)
+    types |= dict.fromkeys(("lse", "grad_lse", "log_sum", "delta", "bias", "dbias"), "fp32")
+    types |= {"cu_q": "i32", "cu_k": "i32"}
+    common = {
+        "D": head_size,
+        "DV": head_size_v,
+        "HAS_LEFT": flags.get("left", False),
+        "HAS_RIGHT": flags.get("right", False),
+        "DROPOUT": flags.get("dropout", False),
+        "PRECISION": flags.get("precision", "ieee"),
+    }
+    plain = common | {"HAS_BIAS": bias, "HAS_MAP": False, "tile_map": None}
+    plain |= {"stride_bn": 1} if bias else {"bias": None}
+    kernels = {
+        "keys": (attention_bwd._ragged_attention_bwd_keys_kernel, plain, 0),
+        "queries": (attention_bwd._ragged_attention_bwd_queries_kernel, plain, 1),
+    }
+    if bias:
+        forms = {"matrix": (False, False), "row": (True, False), "column": (False, True), "scalar": (True, True)}
+        rows, cols = forms[flags.get("form", "matrix")]
+        whole = common | {"stride_bn": 1, "ALL_ROWS": rows, "ALL_COLS": cols}
+        kernels["bias"] = (attention_bias_bwd._ragged_attention_bwd_bias_kernel, whole, 1)
+    cases = {}
+    for target in flags.get("targets", TARGETS):
+        configs = attention_bwd_config(dtype, head_size, head_size_v, has_bias=bias, arch=target)
+        for part, (kernel, constants, which) in kernels.items():
+            launch = configs[which].launch_bwd()
+            options = {n: launch.pop(n) for n in ("num_warps", "num_stages")}
+            names = kernel.arg_names
+            cases[f"attention-bwd-{part}-{name}-{target}"] = Case(
+                kernel,
+                {n: t for n, t in types.items() if n in names and n not in constants},
+                {n: c for n, c in (constants | launch).items() if n in names},
+                expected,
+                forbidden or {},
+                options,
+                stack_limit,
+                (target,),
+            )
     return cases
 
 
@@ -129,6 +188,12 @@ def row_cases():
         ),
         "gelu-tanh": Case(
             fused._bias_gelu_fwd_kernel, floats, {"TANH": True, "BLOCK_T": 4, "BLOCK_C": 512}, WIDE_LOADS
+        ),
+        "attention-bwd-rows": Case(
+            attention_bwd._ragged_attention_bwd_rows_kernel,
+            {"out": "fp16", "grad_out": "fp16", **dict.fromkeys(("lse", "grad_lse", "log_sum", "delta"), "fp32")},
+            {"DV": 64, "BLOCK_DV": 64, "HAS_GRAD_LSE": True, "BLOCK_R": 64},
+            WIDE_LOADS,
         ),
         "norm": Case(fused._add_layer_norm_fwd_kernel, norm, {"HAS_X_BIAS": True, "BLOCK_C": 2048}, WIDE_LOADS),
     }
@@ -200,6 +265,25 @@ CASES = {
     **attention_cases(
         torch.float32, "tf32x3", {"sm90": r"wgmma\.mma_async.*tf32"}, precision="tf32x3", targets=["sm90"]
     ),
+    **attention_cases(torch.float32, "fp32-dropout", FULL_FLOAT, forbidden=NO_TENSOR_CORES, dropout=True),
+    **backward_cases(torch.float16, "fp16", MATRIX_UNITS),
+    **backward_cases(
+        torch.bfloat16, "bf16-causal-bias-dropout-d128", {}, head_size=128, bias=True, right=True, dropout=True
+    ),
+    **backward_cases(torch.float32, "fp32", FULL_FLOAT, forbidden=NO_TENSOR_CORES),
+    **backward_cases(
+        torch.float32,
+        "fp32-all",
+        FULL_FLOAT,
+        forbidden=NO_TENSOR_CORES,
+        head_size=40,
+        head_size_v=24,
+        bias=True,
+        form="column",
+        left=True,
+        right=True,
+        dropout=True,
+    ),
     **row_cases(),
     **row_backward_cases(),
     **triangular_cases(),
@@ -216,8 +300,12 @@ def compiled(case, target):
         elif name in case.types:
             signature[name] = POINTERS[case.types[name]]
         else:
-            signature[name] = "fp32" if name in ("scale", "eps", "alpha") else "i32"
-        aligned = name in case.types or (name.startswith("stride_") and name != "stride_lt") or name == "width"
+            signature[name] = "fp32" if name in ("scale", "eps", "alpha", "factor") else "i32"
+        aligned = (
+            name in case.types
+            or (name.startswith("stride_") and name not in ("stride_lt", "stride_lh", "stride_jt", "stride_jh"))
+            or name == "width"
+        )
         if aligned and name not in case.constants:
             attributes[(i,)] = [["tt.divisibility", 16]]
     constants = {(names.index(name),): value for name, value in case.constants.items()}
@@ -291,6 +379,12 @@ for wide in (128, 256):
         stack_limit=64,
         targets=["sm80", "sm90"],
     )
+
+
+for wide in (128, 256, 512):
+    for wide_dtype in (torch.float32, torch.float16):
+        TABLE |= backward_cases(wide_dtype, f"{wide_dtype}-d{wide}-bias", {}, head_size=wide, bias=True, right=True)
+        TABLE |= backward_cases(wide_dtype, f"{wide_dtype}-d{wide}-plain", {}, head_size=wide)
 
 
 @pytest.mark.slow

@@ -4,9 +4,8 @@
     O_i = sum_j softmax_j(scale q_i.k_j + bias_ij) v_j     over the keys j that row i may see
 
 One program owns one tile of `BLOCK_M` query rows of one head and walks the keys of that sequence with a running maximum
-and sum. The grid is sized from shapes alone, so nothing is read back from the GPU: sequence n owns the tiles
-`[cu_q[n] // BLOCK_M + n, cu_q[n + 1] // BLOCK_M + n + 1)`, never fewer than it needs, and a program finds its sequence
-by bisection. A tile map replaces the search where the caller has one, and then fixes the order of issue too.
+and sum. The grid is sized from shapes alone, so nothing is read back from the GPU (`segments.py`). A tile map fixes the
+order of issue too. Dropout removes weights after the softmax: the sum and the log-sum-exp are those of all scores.
 """
 
 from __future__ import annotations
@@ -19,16 +18,11 @@ import triton
 import triton.language as tl
 
 from .attention_config import TileConfig, architecture, attention_config, chosen, tune
-from .launch import on_device, tuning_wanted
+from .dropout import dropout_arguments, dropout_factors, dropout_rows
+from .launch import bias_arguments, on_device, tuning_wanted
+from .segments import LN2, LOG2E, WIDEST_WINDOW, locate, segment
 
 __all__ = ["attention_tile_map", "ragged_attention_fwd"]
-
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
-# stands for "no limit" in the size of a broadcast dimension of the bias
-UNLIMITED = 2**31 - 1
-# a window this wide hides nothing, and adding it to a row number stays inside int32
-WIDEST_WINDOW = 2**30
 
 
 def _attention_metadata(grid: Any, kernel: Any, args: dict[str, Any]) -> dict[str, Any]:
@@ -46,37 +40,13 @@ def _attention_metadata(grid: Any, kernel: Any, args: dict[str, Any]) -> dict[st
     }
 
 
-@triton.jit
-def _find_sequence(cu, tile, num_sequences, BLOCK_M: tl.constexpr):
-    # the largest n in [0, num_sequences] whose first tile cu[n] // BLOCK_M + n is not after `tile`
-    low = tile * 0
-    high = low + num_sequences
-    while low < high:
-        middle = (low + high + 1) // 2
-        first = tl.load(cu + middle).to(tl.int64) // BLOCK_M + middle
-        low = tl.where(first <= tile, middle, low)
-        high = tl.where(first <= tile, high, middle - 1)
-    return low
-
-
-@triton.jit
-def _segment(cu, sequence, num_sequences, total):
-    # offsets are clamped to the rows that exist: a wrong offset may give wrong numbers, never a wrong address
-    inside = sequence < num_sequences
-    start = tl.load(cu + sequence).to(tl.int64)
-    end = tl.load(cu + sequence + 1, mask=inside, other=0).to(tl.int64)
-    start = tl.minimum(tl.maximum(start, 0), total)
-    end = tl.minimum(tl.maximum(end, start), total)
-    return start, tl.where(inside, end - start, 0).to(tl.int32)
-
-
 # fmt: off
 @triton.jit
 def _attend(
     acc, row_max, row_sum, q_tile, k, v, bias, first, stop, rows, lowest, highest, len_k, bias_rows, bias_cols,
-    stride_kt, stride_vt, stride_bm, stride_bn, scale_log2,
+    stride_kt, stride_vt, stride_bm, stride_bn, scale_log2, row_state, threshold, factor,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_N: tl.constexpr,
-    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):
     # fmt: on
     """Fold the keys `[first, stop)` into the running softmax. Only with `MASKED` may a key be out of reach of a row."""
@@ -124,6 +94,8 @@ def _attend(
             v_tile = tl.load(v_ptrs, mask=dims_v[None, :] < DV, other=0.0)
         else:
             v_tile = tl.load(v_ptrs)
+        if DROPOUT:
+            weights *= dropout_factors(row_state[:, None], cols[None, :], threshold, factor)
         acc = acc * rescale[:, None]
         acc = tl.dot(weights.to(v_tile.dtype), v_tile, acc, input_precision=PRECISION)
     return acc, row_max, row_sum
@@ -134,38 +106,30 @@ def _attend(
     launch_metadata=_attention_metadata,
     # values that change from batch to batch must not make new kernels
     do_not_specialize=["num_sequences", "total_q", "total_k", "group", "bias_rows", "bias_cols", "window_left",
-                       "window_right", "length_bucket"],
+                       "window_right", "length_bucket", "seed_low", "seed_high", "threshold"],
 )
 def _ragged_attention_fwd_kernel(
     q, k, v, bias, out, lse, cu_q, cu_k, tile_map,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_bb, stride_bh, stride_bm, stride_bn,
     stride_ot, stride_oh, stride_lt,
     num_sequences, total_q, total_k, group, bias_rows, bias_cols, scale, window_left, window_right, length_bucket,
+    seed_low, seed_high, threshold, factor,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, HAS_MAP: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     # fmt: on
     """O = softmax(scale q k^T + bias) v and its log-sum-exp, one tile of query rows of one head per program."""
     tile = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
-    if HAS_MAP:
-        sequence = tl.load(tile_map + tile.to(tl.int64) * 2)
-        block = tl.load(tile_map + tile.to(tl.int64) * 2 + 1)
-    else:
-        if HAS_RIGHT:
-            # with a causal edge the last rows of a sequence have most keys: issue them first
-            tile = tl.num_programs(0) - 1 - tile
-        sequence = _find_sequence(cu_q, tile, num_sequences, BLOCK_M)
-        block = tile - (tl.load(cu_q + sequence).to(tl.int64) // BLOCK_M + sequence)
-    q_start, len_q = _segment(cu_q, sequence, num_sequences, total_q)
-    if sequence == num_sequences:
-        # rows after the last sequence belong to nobody; they are written as rows without keys
-        len_q = (total_q - q_start).to(tl.int32)
-    first_row = (block * BLOCK_M).to(tl.int32)
+    if HAS_RIGHT and not HAS_MAP:
+        # with a causal edge the last rows of a sequence have most keys: issue them first
+        tile = tl.num_programs(0) - 1 - tile
+    # rows after the last sequence are written as rows without keys
+    sequence, first_row, q_start, len_q = locate(cu_q, tile_map, tile, num_sequences, total_q, BLOCK_M, HAS_MAP)
     if (first_row < 0) | (first_row >= len_q):
         return
-    k_start, len_k = _segment(cu_k, sequence, num_sequences, total_k)
+    k_start, len_k = segment(cu_k, sequence, num_sequences, total_k)
 
     rows = first_row + tl.arange(0, BLOCK_M)
     last_row = tl.minimum(first_row + BLOCK_M, len_q) - 1
@@ -207,21 +171,24 @@ def _ragged_attention_fwd_kernel(
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     # pinned: a compiler that passes Python floats as float64 would drag the scores along
     scale_log2 = tl.full([], scale * LOG2E, tl.float32)
+    row_state = rows
+    if DROPOUT:
+        row_state = dropout_rows(seed_low, seed_high, sequence, head, rows)
     if HAS_LEFT:
         acc, row_max, row_sum = _attend(
             acc, row_max, row_sum, q_tile, k, v, bias, begin, tl.minimum(full_begin, end), rows, lowest, highest, len_k,
             bias_rows, bias_cols, stride_kt, stride_vt, stride_bm, stride_bn, scale_log2,
-            D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, PRECISION, True,
+            row_state, threshold, factor, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, DROPOUT, PRECISION, True,
         )  # fmt: skip
     acc, row_max, row_sum = _attend(
         acc, row_max, row_sum, q_tile, k, v, bias, full_begin, full_end, rows, lowest, highest, len_k,
         bias_rows, bias_cols, stride_kt, stride_vt, stride_bm, stride_bn, scale_log2,
-        D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, PRECISION, False,
+        row_state, threshold, factor, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, DROPOUT, PRECISION, False,
     )  # fmt: skip
     acc, row_max, row_sum = _attend(
         acc, row_max, row_sum, q_tile, k, v, bias, full_end, end, rows, lowest, highest, len_k,
         bias_rows, bias_cols, stride_kt, stride_vt, stride_bm, stride_bn, scale_log2,
-        D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, PRECISION, True,
+        row_state, threshold, factor, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, HAS_BIAS, DROPOUT, PRECISION, True,
     )  # fmt: skip
 
     empty = row_sum == 0.0
@@ -244,6 +211,8 @@ def ragged_attention_fwd(
     causal: bool,
     window_left: int,
     window_right: int,
+    dropout_p: float = 0.0,
+    seed: int = 0,
     *,
     tile_map: torch.Tensor | None = None,
     precision: str = "ieee",
@@ -261,6 +230,8 @@ def ragged_attention_fwd(
         scale: factor of `q.k`.
         causal: row i sees keys up to `i + Lk - Lq`.
         window_left, window_right: how many keys before and after that diagonal a row sees; -1 = all.
+        dropout_p: probability in [0, 1] that a weight is dropped; the others are scaled by `1 / (1 - dropout_p)`.
+        seed: int64, chooses the weights that are dropped.
         tile_map: result of `attention_tile_map` for these offsets and this head size, or `None`.
         precision: how float32 products are formed: "ieee" (fused multiply-add) or "tf32x3" (three tensor-core products,
             about as exact for values of like size). Ignored for float16 and bfloat16.
@@ -282,20 +253,14 @@ def ragged_attention_fwd(
     arch = architecture(q.device)
     config = attention_config(q.dtype, head_size, head_size_v, has_bias=bias is not None, arch=arch)
     num_tiles = tile_map.shape[0] if tile_map is not None else total_q // config.block_m + num_sequences + 1
-    if bias is None:
-        bias_strides, bias_rows, bias_cols = (0, 0, 0, 0), 0, 0
-    else:
-        # a broadcast dimension has size 1 and must not advance
-        bias_strides = tuple(0 if n == 1 else s for n, s in zip(bias.shape, bias.stride(), strict=True))
-        bias_rows = bias.shape[2] if bias.shape[2] > 1 else UNLIMITED
-        bias_cols = bias.shape[3] if bias.shape[3] > 1 else UNLIMITED
+    bias_strides, bias_rows, bias_cols = bias_arguments(bias)
     length_bucket = _length_bucket(total_q, num_sequences)
     arguments = (
         q, k, v, bias, out, lse, cu_q, cu_k, tile_map,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), *bias_strides,
         out.stride(0), out.stride(1), lse.stride(0),
         num_sequences, total_q, k.shape[0], num_heads // max(k.shape[1], 1), bias_rows, bias_cols,
-        float(scale), window_left, window_right, length_bucket,
+        float(scale), window_left, window_right, length_bucket, *dropout_arguments(dropout_p, seed),
     )  # fmt: skip
     constants = {
         "D": head_size,
@@ -306,6 +271,7 @@ def ragged_attention_fwd(
         "HAS_LEFT": window_left >= 0,
         "HAS_RIGHT": window_right >= 0,
         "HAS_MAP": tile_map is not None,
+        "DROPOUT": dropout_p > 0,
         "PRECISION": precision,
         "BLOCK_M": config.block_m,
     }
@@ -333,24 +299,28 @@ def attention_tile_map(
     config: TileConfig,
     *,
     causal: bool = False,
+    by_key: bool = False,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """The (sequence, tile) pairs of one call, those with most keys first (ragged spec, section 3.5).
+    """The (sequence, tile) pairs of one call, those with most work first (ragged spec, section 3.5).
 
     Args:
         lengths_q, lengths_k: query and key length of each sequence, on the host.
         config: `attention_config(...)` of the call, whose `block_m` cuts the rows.
-        causal: count only the keys at or before the diagonal.
+        causal: count only the pairs at or before the diagonal.
+        by_key: tiles of keys, cut by `block_n`, for the kernel that sums dk and dv.
         device: where the map is wanted.
 
     Returns:
-        `[number of tiles, 2]` int32. Rows of zero-length sequences have no tile.
+        `[number of tiles, 2]` int32. Zero-length sequences have no tile.
     """
     tiles = []
+    size = config.block_n if by_key else config.block_m
     for sequence, (rows, keys) in enumerate(zip(lengths_q, lengths_k, strict=True)):
-        for block in range(math.ceil(rows / config.block_m)):
-            last = min((block + 1) * config.block_m, rows)
-            cost = min(max(last + keys - rows, 0), keys) if causal else keys
-            tiles.append((-cost, sequence, block))
+        own, other = (keys, rows) if by_key else (rows, keys)
+        for block in range(math.ceil(own / size)):
+            # keys before the diagonal of the last row, rows after that of the first key
+            seen = other - own + (own - block * size if by_key else min((block + 1) * size, own))
+            tiles.append((-min(max(seen, 0), other) if causal else -other, sequence, block))
     tiles.sort()
     return torch.tensor([tile[1:] for tile in tiles], dtype=torch.int32, device=device).reshape(-1, 2)

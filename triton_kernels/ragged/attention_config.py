@@ -34,6 +34,11 @@ class TileConfig:
         """The part that the tuner may replace, as launch keywords."""
         return {"BLOCK_N": self.block_n, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
+    def launch_bwd(self) -> dict[str, int]:
+        """All of it, as launch keywords of a backward kernel."""
+        blocks = {"BLOCK_M": self.block_m, "BLOCK_D": self.block_d, "BLOCK_DV": self.block_dv}
+        return {**blocks, **self.launch()}
+
 
 # (architecture, bytes per element) -> head size up to -> (block_m, block_n, num_warps, num_stages)
 _TABLES = {
@@ -44,7 +49,25 @@ _TABLES = {
     ("sm90", 4): {64: (64, 32, 8, 2), 128: (32, 16, 8, 2), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
     ("gfx942", 4): {64: (64, 32, 4, 1), 128: (32, 32, 4, 1), 256: (32, 16, 8, 1), 512: (16, 16, 8, 1)},
 }
+# the same for backward, by keys (dk and dv) and by rows (dq and dbias): three and two products share a tile
+_BY_KEY = {
+    ("sm80", 2): {64: (32, 128, 8, 2), 128: (32, 64, 8, 1), 256: (16, 32, 8, 1), 512: (16, 16, 8, 1)},
+    ("sm90", 2): {64: (32, 128, 8, 2), 128: (32, 64, 8, 1), 256: (16, 32, 8, 1), 512: (16, 16, 8, 1)},
+    ("gfx942", 2): {64: (32, 64, 4, 1), 128: (32, 64, 4, 1), 256: (16, 32, 4, 1), 512: (16, 16, 8, 1)},
+    ("sm80", 4): {64: (32, 32, 8, 1), 128: (16, 32, 8, 1), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("sm90", 4): {64: (32, 32, 8, 1), 128: (16, 32, 8, 1), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("gfx942", 4): {64: (32, 32, 4, 1), 128: (16, 32, 4, 1), 256: (16, 16, 8, 1), 512: (16, 16, 8, 1)},
+}
+_BY_ROW = {
+    ("sm80", 2): {64: (64, 64, 8, 2), 128: (64, 32, 8, 1), 256: (32, 16, 8, 1), 512: (16, 16, 8, 1)},
+    ("sm90", 2): {64: (64, 64, 8, 2), 128: (64, 32, 8, 1), 256: (32, 16, 8, 1), 512: (16, 16, 8, 1)},
+    ("gfx942", 2): {64: (64, 32, 4, 1), 128: (64, 32, 4, 1), 256: (32, 16, 4, 1), 512: (16, 16, 8, 1)},
+    ("sm80", 4): {64: (64, 32, 8, 1), 128: (32, 16, 8, 1), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("sm90", 4): {64: (32, 32, 8, 1), 128: (32, 16, 8, 1), 256: (16, 16, 8, 1), 512: (16, 16, 16, 1)},
+    ("gfx942", 4): {64: (32, 32, 4, 1), 128: (32, 16, 4, 1), 256: (16, 16, 8, 1), 512: (16, 16, 8, 1)},
+}
 # a bias tile takes registers and pipeline slots of its own
+_BY_KEY_WITH_BIAS = {("sm90", 2): {128: (32, 32, 4, 1)}}
 _WITH_BIAS = {
     ("sm80", 2): {64: (128, 32, 8, 3)},
     ("sm90", 2): {64: (128, 32, 8, 3), 128: (128, 32, 8, 2)},
@@ -78,6 +101,33 @@ def attention_config(
     choice = _WITH_BIAS.get(table, {}).get(widest) if has_bias else None
     block_m, block_n, num_warps, num_stages = choice or _TABLES[table][widest]
     return TileConfig(block_m, block_n, block_d, block_dv, num_warps, num_stages)
+
+
+def attention_bwd_config(
+    dtype: torch.dtype, head_size: int, head_size_v: int, *, has_bias: bool = False, arch: str = "sm80"
+) -> tuple[TileConfig, TileConfig]:
+    """The fixed configurations of a backward call: of the kernel by keys, and of those by rows.
+
+    Args:
+        dtype, head_size, head_size_v, has_bias, arch: as for `attention_config`.
+    """
+    block_d = max(triton.next_power_of_2(head_size), 16)
+    block_dv = max(triton.next_power_of_2(head_size_v), 16)
+    table, widest = (arch, dtype.itemsize), max(block_d, block_dv, 64)
+    by_key = _BY_KEY_WITH_BIAS.get(table, {}).get(widest) if has_bias else None
+    by_key, by_row = by_key or _BY_KEY[table][widest], _BY_ROW[table][widest]
+    return (
+        TileConfig(*by_key[:2], block_d, block_dv, *by_key[2:]),
+        TileConfig(*by_row[:2], block_d, block_dv, *by_row[2:]),
+    )
+
+
+def bwd_shared_memory(dtype: torch.dtype, head_size: int, head_size_v: int) -> int:
+    """About how many bytes of shared memory the largest backward kernel takes on an NVIDIA GPU."""
+    configs = attention_bwd_config(dtype, head_size, head_size_v)
+    rows = max(c.block_m + c.block_n for c in configs)
+    # two tiles of rows, two of keys, and room for a tile of scores
+    return dtype.itemsize * rows * (configs[0].block_d + configs[0].block_dv) + 1024
 
 
 def _candidates() -> list[Any]:
@@ -115,7 +165,7 @@ chosen: dict[tuple[Any, ...], dict[str, int]] = {}
 
 @functools.cache
 def _tuner(kernel: Any) -> Any:
-    key = ["D", "DV", "HAS_BIAS", "HAS_LEFT", "HAS_RIGHT", "PRECISION", "length_bucket"]
+    key = ["D", "DV", "HAS_BIAS", "HAS_LEFT", "HAS_RIGHT", "DROPOUT", "PRECISION", "length_bucket"]
     return triton.autotune(_candidates(), key=key, prune_configs_by={"early_config_prune": _prune})(kernel)
 
 

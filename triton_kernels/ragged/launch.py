@@ -16,6 +16,19 @@ def on_device(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
+# stands for "no limit" in the size of a broadcast dimension of the bias
+UNLIMITED = 2**31 - 1
+
+
+def bias_arguments(bias: torch.Tensor | None) -> tuple[tuple[int, ...], int, int]:
+    """Strides, rows and columns of a bias as kernels take them: a broadcast dimension must not advance nor end."""
+    if bias is None:
+        return (0, 0, 0, 0), 0, 0
+    strides = tuple(0 if n == 1 else s for n, s in zip(bias.shape, bias.stride(), strict=True))
+    rows, cols = (n if n > 1 else UNLIMITED for n in bias.shape[2:])
+    return strides, rows, cols
+
+
 def tuning_wanted(x: torch.Tensor) -> bool:
     """Whether a launch on `x` may time several configurations: only with `EDGEOPS_TRITON_AUTOTUNE=1`.
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU paths of ragged attention (ragged spec, section 12.3).
 
-`flash`: PyTorch's own variable-length FlashAttention, half precision without a bias. `triton`: the kernel of
-`edgeops.triton_kernels`, also float32, bias and any head size. `reference`: the readable twin, which needs no compiler.
-`flash` needs the longest lengths and brings its own gradient, so the public function asks for it before it calls the
-kernel op.
+`flash`: PyTorch's own variable-length FlashAttention, half precision without a bias or dropout. `triton`: the kernels
+of `edgeops.triton_kernels`, also float32, bias, dropout and any head size, forward and backward. `reference`: the
+readable twin, which needs no compiler. `flash` needs the longest lengths and brings its own gradient, so the public
+function asks for it before it calls the kernel op.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def why_not_flash(
     max_k: int,
     bias: Tensor | None,
     needs_lse: bool,
+    dropout_p: float = 0.0,
 ) -> Iterator[str]:
     """Reasons against PyTorch's FlashAttention for `q [Tq, Hq, D]`, `k [Tk, Hk, D]`, `v [Tk, Hk, Dv]`."""
     if not q.is_cuda:
@@ -47,6 +48,8 @@ def why_not_flash(
         yield f"needs float16 or bfloat16, got {q.dtype}"
     if bias is not None:
         yield "takes no bias"
+    if dropout_p > 0:
+        yield "draws another dropout mask"
     head_size = q.shape[2]
     if head_size != v.shape[2]:
         yield f"needs one head size, got {head_size} for q and k, {v.shape[2]} for v"
@@ -114,9 +117,10 @@ def flash_or_none(
     causal: bool,
     window: Sequence[int],
     needs_lse: bool,
+    dropout_p: float = 0.0,
 ) -> tuple[Tensor, Tensor] | None:
     """`flash_attention` where it fits, else `None`: then the kernel op `_ragged_attention_fwd` takes the call."""
-    if any(True for _ in why_not_flash(q, k, v, max_q, max_k, bias, needs_lse)):
+    if any(True for _ in why_not_flash(q, k, v, max_q, max_k, bias, needs_lse, dropout_p)):
         return None
     _check_attention(q, k, v, cu_q, cu_k, bias)
     return flash_attention(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window)
@@ -148,6 +152,24 @@ def _check_attention(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor
         raise ValueError(message(who, rule, describe(bias), "Add dimensions of size 1 to broadcast."))
 
 
+def _check_gradients(grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    """Shapes and devices of what backward reads besides the inputs of forward."""
+    want, rows = (q.shape[0], q.shape[1], v.shape[2]), tuple(q.shape[:2])
+    for name, x, shape in (("grad_out", grad_out, want), ("out", out, want), ("lse", lse, rows)):
+        if tuple(x.shape) != shape or x.device != q.device:
+            rule = f"{name} must be {list(shape)} on {q.device}"
+            raise ValueError(message("ragged_attention backward", rule, describe(x), "Pass what forward returned."))
+    if grad_lse is not None and (tuple(grad_lse.shape) != rows or grad_lse.device != q.device):
+        rule = f"grad_lse must be {list(rows)} on {q.device}"
+        raise ValueError(message("ragged_attention backward", rule, describe(grad_lse), "It is shaped like lse."))
+
+
+def _check_dropout(dropout_p: float) -> None:
+    if not 0.0 <= dropout_p <= 1.0:
+        rule = "dropout_p must be a probability in [0, 1]"
+        raise ValueError(message("ragged_attention", rule, describe(dropout_p), "Use 0.0 for no dropout."))
+
+
 def why_not_triton_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Iterator[str]:
     """Reasons against the Triton kernel."""
     yield from why_not_triton_rows(q)
@@ -158,19 +180,64 @@ def why_not_triton_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Iterat
         yield f"takes up to 65535 heads, got {q.shape[1]}"
 
 
+def why_not_triton_attention_bwd(
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> Iterator[str]:
+    """Reasons against the Triton kernels of the gradient."""
+    yield from why_not_triton_attention(q, k, v)
+    if not q.is_cuda or torch.version.hip is not None or max(q.shape[2], v.shape[2]) <= 128:
+        return
+    from edgeops.triton_kernels.ragged.attention_config import bwd_shared_memory
+
+    needed = bwd_shared_memory(q.dtype, q.shape[2], v.shape[2])
+    # every GPU that triton compiles for has 64 KiB; what it has beyond, torch tells
+    there = getattr(torch.cuda.get_device_properties(q.device), "shared_memory_per_block_optin", 64 * 1024)
+    if needed > there:
+        yield f"needs {needed} bytes of shared memory at head sizes {q.shape[2]} and {v.shape[2]}, this GPU has {there}"
+
+
+def _precision(q: Tensor, v: Tensor) -> str:
+    # torch's own switch for float32 products: where it allows TF32, three TF32 products stand for one and lose little
+    fast = torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.version.hip is None
+    return "tf32x3" if fast and max(q.shape[2], v.shape[2]) <= MAX_TF32_HEAD_SIZE else "ieee"
+
+
 def _triton_attention(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
 
-    # torch's own switch for float32 products: where it allows TF32, three TF32 products stand for one and lose little
-    fast = torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.version.hip is None
-    precision = "tf32x3" if fast and max(q.shape[2], v.shape[2]) <= MAX_TF32_HEAD_SIZE else "ieee"
+    precision = _precision(q, v)
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
     return ragged_attention_fwd(q, k, v, cu_q.contiguous(), cu_k.contiguous(), *rest, precision=precision)
+
+
+def _triton_attention_bwd(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    from edgeops.triton_kernels.ragged.attention_bwd import ragged_attention_bwd
+
+    dense = [dense_rows(x) for x in (q, k, v, out)]
+    return ragged_attention_bwd(
+        dense_rows(grad_out), grad_lse, *dense, lse, cu_q.contiguous(), cu_k.contiguous(), *rest,
+        precision=_precision(q, v),
+    )  # fmt: skip
 
 
 ATTENTION = (
     Path("triton", why_not_triton_attention, _triton_attention),
     Path("reference", why_not_reference, twin.ragged_attention_fwd_reference),
+)
+ATTENTION_BWD = (
+    Path("triton", why_not_triton_attention_bwd, _triton_attention_bwd),
+    Path("reference", why_not_reference, twin.ragged_attention_bwd_reference),
 )
 
 
@@ -185,12 +252,46 @@ def ragged_attention_fwd_cuda(
     causal: bool,
     window_left: int,
     window_right: int,
+    dropout_p: float = 0.0,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`_ragged_attention_fwd` on a GPU."""
     _check_attention(q, k, v, cu_q, cu_k, bias)
-    args = (q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right)
+    _check_dropout(dropout_p)
+    args = (q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right, dropout_p, seed)
     result: tuple[Tensor, Tensor] = pick("ragged_attention", ATTENTION, *args).run(*args)
     return result
 
 
-KERNELS: dict[str, Callable[..., Any]] = {"_ragged_attention_fwd": ragged_attention_fwd_cuda}
+def ragged_attention_bwd_cuda(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    causal: bool,
+    window_left: int,
+    window_right: int,
+    dropout_p: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`_ragged_attention_bwd` on a GPU."""
+    _check_attention(q, k, v, cu_q, cu_k, bias)
+    _check_dropout(dropout_p)
+    _check_gradients(grad_out, grad_lse, q, v, out, lse)
+    args = (grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias, scale, causal, window_left, window_right)
+    path = pick("ragged_attention backward", ATTENTION_BWD, *args, dropout_p, seed)
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = path.run(*args, dropout_p, seed)
+    return result
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "_ragged_attention_fwd": ragged_attention_fwd_cuda,
+    "_ragged_attention_bwd": ragged_attention_bwd_cuda,
+}

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from edgeops.ragged import _cuda as dispatch
+from edgeops.ragged import _reference as twin
 from edgeops.ragged._cuda import rows
-from edgeops.ragged._cuda.attention import ragged_attention_fwd_cuda
+from edgeops.ragged._cuda.attention import ragged_attention_bwd_cuda, ragged_attention_fwd_cuda
 from edgeops.ragged._ops import TWINS
 
 OFFSETS = torch.tensor([0, 3, 3, 9])
@@ -16,9 +17,11 @@ def arguments():
     x, residual = torch.randn(2, 9, 12)
     bias, weight = torch.randn(2, 12)
     q = torch.randn(9, 2, 12)
-    scale = (q, q, q, OFFSETS, OFFSETS, torch.randn(3, 1, 6, 6), 0.3, True, -1, -1)
+    inputs = (q, q, q, OFFSETS, OFFSETS, torch.randn(3, 1, 6, 6), 0.3, True, -1, -1)
+    out, lse = twin.ragged_attention_fwd_reference(*inputs)
     return {
-        "_ragged_attention_fwd": scale,
+        "_ragged_attention_fwd": inputs,
+        "_ragged_attention_bwd": (torch.randn(9, 2, 12), torch.randn(9, 2), *inputs[:3], out, lse, *inputs[3:]),
         "_ragged_pack": (torch.randn(3, 6, 5), OFFSETS, 9),
         "_ragged_unpack": (torch.randn(9, 5), OFFSETS, 7, -1.0),
         "_ragged_pool_fwd": (x, OFFSETS, 1),
@@ -55,6 +58,24 @@ def test_rows_of_any_stride_are_accepted():
         atol=1e-6,
     )
     q = torch.randn(12, 2, 9).permute(2, 1, 0)
+    rest = (OFFSETS, OFFSETS, None, 0.3, False, -1, -1)
     strided = ragged_attention_fwd_cuda(q, q, q, OFFSETS, OFFSETS, None, 0.3, False, -1, -1)
     dense = ragged_attention_fwd_cuda(*[q.contiguous()] * 3, OFFSETS, OFFSETS, None, 0.3, False, -1, -1)
     assert torch.equal(strided[0], dense[0])
+    # gradients of a sum arrive expanded
+    grad = torch.ones(()).expand(9, 2, 12), torch.ones(()).expand(9, 2)
+    got = ragged_attention_bwd_cuda(*grad, q, q, q, *dense, *rest)
+    want = ragged_attention_bwd_cuda(*(g.contiguous() for g in grad), *[q.contiguous()] * 3, *dense, *rest)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["_ragged_attention_fwd", "_ragged_attention_bwd"])
+def test_dropout_of_both_arities(name):
+    inputs = arguments()[name]
+    reference = getattr(twin, f"{name.removeprefix('_')}_reference")
+    plain, none, dropped = (results(dispatch.KERNELS[name], (*inputs, *more)) for more in ((), (0.0, 3), (0.5, 3)))
+    for a, b, c, d in zip(plain, none, dropped, results(reference, (*inputs, 0.5, 3)), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(c, d, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(plain[0], dropped[0])

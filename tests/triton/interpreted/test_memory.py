@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
+from edgeops.triton_kernels.ragged.attention_bwd import ragged_attention_bwd
 from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd, bias_gelu_fwd
 from edgeops.triton_kernels.ragged.fused_bwd import add_layer_norm_bwd, bias_gelu_bwd
 from edgeops.triton_kernels.ragged.pack import ragged_pack, ragged_unpack
@@ -67,6 +68,21 @@ def test_attention(fenced, options, with_bias, wrong):
     out, lse = ragged_attention_fwd(q, k, v, cu_q, cu_k, bias, 0.3, *options)
     assert out.shape == (70, 1, 7)
     assert lse.shape == (70, 1)
+    grads = fenced(torch.randn(out.shape)), fenced(torch.randn(lse.shape))
+    found = ragged_attention_bwd(*grads, q, k, v, out, lse, cu_q, cu_k, bias, 0.3, *options)
+    assert [x.shape for x in found[:3]] == [x.shape for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 36), (3, 1, 67, 1), (1, 1, 1, 1), (1, 1, 67, 36)], ids=str)
+@pytest.mark.parametrize("wrong", [False, True], ids=["right offsets", "wrong offsets"])
+def test_bias_gradient(fenced, shape, wrong):
+    q, k, v = (fenced(torch.randn(size)) for size in ((70, 1, 20), (49, 1, 20), (49, 1, 7)))
+    cu_q, cu_k = fenced(offsets_of([3, 0, 67])), fenced(offsets_of([9, 4, 36]))
+    if wrong:
+        cu_q, cu_k = fenced(torch.tensor([0, 90, 5, 2**33])), fenced(torch.tensor([-9, 4, 60, 1]))
+    arguments = (cu_q, cu_k, fenced(torch.randn(shape)), 0.3, True, 9, -1, 0.5, 1)
+    out, lse = ragged_attention_fwd(q, k, v, *arguments)
+    assert ragged_attention_bwd(out, None, q, k, v, out, lse, *arguments)[3].shape == shape
 
 
 @pytest.mark.parametrize("width", [1, 7, 130])
