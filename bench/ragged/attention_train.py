@@ -41,7 +41,7 @@ def _with_grad(run: Callable[[], Gradients]) -> Callable[[], Gradients]:
     """The runner times without gradients; a training step needs them."""
 
     def call() -> Gradients:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             return run()
 
     return call
@@ -99,6 +99,7 @@ def padded_sdpa(data: Packed, grad: Tensor) -> Candidate:
     return Candidate(forms[best], view=view, note=f"mask {best}")
 
 
+@torch.inference_mode(False)
 def _build(case: Case, device: torch.device) -> Built:
     data = packed_input(case.lengths, device)
     grad = _gradient(data)

@@ -91,7 +91,7 @@ def ragged_attention(
     causal: bool = False,
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: float = 0,  # not 0.0, which the compiler would turn into an input first
     generator: torch.Generator | None = None,
     return_lse: bool = False,
 ) -> Any:
@@ -130,8 +130,8 @@ def ragged_attention(
     >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
     torch.Size([5, 2, 8])
     """
-    seed = _draw_seed(generator) if dropout_p else 0
-    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, return_lse)
+    p, seed = (0.0, 0) if dropout_p == 0 else (dropout_p, _draw_seed(generator))
+    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, p, seed, return_lse)
     return (out, lse) if return_lse else out
 
 
