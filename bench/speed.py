@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C9, C14, C15."""
+"""Figures of the items that compare times, from the records of interleaved runs: C5, C7, C8, C9, C14, C15."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, encoder_layer, encoder_layer_train, layout, minilm, threads
 from bench.table import Group
 from edgeops.perf import geomean
 
@@ -62,6 +62,18 @@ def encoder(groups: Groups) -> Figures:
         "worst list over packed + sdpa loop": min(loop.values()),
         "geomean over padded sdpa": geomean(padded),
         "RACE share of the sgemm roof": _roof(groups["RACE"], ours),
+    }
+
+
+def training_step(groups: Groups) -> Figures:
+    """C8."""
+    ours, stock = encoder_layer.OURS, encoder_layer_train.STOCK
+    if not _complete(groups, SHORT_LISTS, (ours, encoder_layer.LOOP, stock)):
+        return {}
+    loop = [groups[name].ratio(encoder_layer.LOOP, ours).median for name in SHORT_LISTS]
+    return {
+        "MNLI over nn.TransformerEncoderLayer": groups["MNLI"].ratio(stock, ours).median,
+        "worst short list over packed + sdpa loop": min(loop),
     }
 
 
@@ -121,6 +133,7 @@ def _all_cases(workload: str, rounds: int, figures: Callable[[Sequence[Group]], 
 ITEMS = {
     "C5": _per_case("ragged_attention", 9, attention_core),
     "C7": _per_case("encoder_layer", 5, encoder),
+    "C8": _per_case("encoder_layer_train", 5, training_step),
     "C9": _per_case("minilm", 5, sentence_encoder),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),

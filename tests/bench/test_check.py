@@ -6,7 +6,7 @@ import torch
 
 from bench import check, exact, inputs, overhead, registry, run, speed, targets
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, encoder_layer, encoder_layer_train, layout, minilm, threads
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
 from edgeops.perf import Record, Samples
@@ -40,6 +40,11 @@ def _lists(workload, times, names=LISTS, **more):
 RECORDS = {
     "C5": _lists("ragged_attention", {attention.OURS: 1.0, attention.LOOP: 3.0, attention.PADDED: 4.0}),
     "C7": _lists("encoder_layer", {encoder_layer.OURS: 1.0, encoder_layer.LOOP: 1.1, encoder_layer.PADDED: 2.0}),
+    "C8": _lists(
+        "encoder_layer_train",
+        {encoder_layer.OURS: 1.0, encoder_layer.LOOP: 1.1, encoder_layer_train.STOCK: 2.0},
+        names=SHORT_LISTS,
+    ),
     "C9": _case("minilm", "STS-B/640", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=1e-7)
     + _case("minilm", "verses/320", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=3e-7),
     "C14": _lists("ragged_layout", {layout.OURS: 0.002, layout.LAYER: 1.0}),
@@ -68,6 +73,13 @@ def test_attention_figures(capsys):
     assert seen["geomean over padded sdpa"] == pytest.approx(4.0)
     assert seen["worst list over the better peer"] == pytest.approx(3.0)
     assert seen["RACE share of the sgemm roof"] == 0.5
+
+
+def test_training_figures(capsys):
+    seen = _figures("C8")
+    assert seen["MNLI over nn.TransformerEncoderLayer"] == pytest.approx(2.0)
+    assert seen["worst short list over packed + sdpa loop"] == pytest.approx(1.1)
+    assert _figures("C8", RECORDS["C8"][3:]) == {}
 
 
 def test_one_slow_list_shows_in_the_worst(capsys):
