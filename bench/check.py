@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import exact, overhead, registry, run, speed, table, targets
+from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
 
@@ -47,6 +48,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "C2": exact.models,
     "C3": exact.accuracy,
     "C4": exact.invariance,
+    "C13": layer_memory.training,
     "C16": exact.varlen,
     "overhead": _overhead,
     "import": _import,

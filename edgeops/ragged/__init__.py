@@ -24,6 +24,8 @@ from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
+from edgeops.ragged.transformer import RaggedTransformerEncoder as RaggedTransformerEncoder
+from edgeops.ragged.transformer import RaggedTransformerEncoderLayer as RaggedTransformerEncoderLayer
 from edgeops.ragged.triangular import tradd as tradd
 from edgeops.ragged.triangular import trmm as trmm
 from edgeops.ragged.triangular import trmul as trmul
@@ -32,6 +34,8 @@ from edgeops.ragged.varlen import varlen_attn as varlen_attn
 __all__ = [
     "RaggedEncoder",
     "RaggedLayout",
+    "RaggedTransformerEncoder",
+    "RaggedTransformerEncoderLayer",
     "add_layer_norm",
     "bias_gelu",
     "convert",

@@ -6,7 +6,16 @@ import torch
 
 from bench import check, exact, inputs, overhead, registry, run, speed, targets
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads, triangular
+from bench.ragged import (
+    attention,
+    attention_train,
+    encoder_layer,
+    encoder_layer_train,
+    layout,
+    minilm,
+    threads,
+    triangular,
+)
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
 from edgeops.perf import Record, Samples
@@ -39,7 +48,13 @@ def _lists(workload, times, names=LISTS, **more):
 
 RECORDS = {
     "C5": _lists("ragged_attention", {attention.OURS: 1.0, attention.LOOP: 3.0, attention.PADDED: 4.0}),
+    "C6": _lists("ragged_attention_train", {attention.OURS: 1.0, attention.LOOP: 2.0, attention.PADDED: 3.0}),
     "C7": _lists("encoder_layer", {encoder_layer.OURS: 1.0, encoder_layer.LOOP: 1.1, encoder_layer.PADDED: 2.0}),
+    "C8": _lists(
+        "encoder_layer_train",
+        {encoder_layer.OURS: 1.0, encoder_layer.LOOP: 1.1, encoder_layer_train.STOCK: 2.0},
+        names=SHORT_LISTS,
+    ),
     "C9": _case("minilm", "STS-B/640", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=1e-7)
     + _case("minilm", "verses/320", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=3e-7),
     "C11": [
@@ -47,6 +62,11 @@ RECORDS = {
         for case in registry.workload("triangular").cases("full")
         for record in _case("triangular", case.name, {triangular.OURS: 1.0, triangular.DENSE: 1.9})
     ],
+    "C12": _lists(
+        "ragged_attention_causal",
+        {attention_train.CAUSAL: 1.0, attention_train.UNMASKED: 1.6},
+        names=("MNLI", "RACE"),
+    ),
     "C14": _lists("ragged_layout", {layout.OURS: 0.002, layout.LAYER: 1.0}),
     "C15": [
         record
@@ -73,6 +93,13 @@ def test_attention_figures(capsys):
     assert seen["geomean over padded sdpa"] == pytest.approx(4.0)
     assert seen["worst list over the better peer"] == pytest.approx(3.0)
     assert seen["RACE share of the sgemm roof"] == 0.5
+
+
+def test_training_figures(capsys):
+    seen = _figures("C8")
+    assert seen["MNLI over nn.TransformerEncoderLayer"] == pytest.approx(2.0)
+    assert seen["worst short list over packed + sdpa loop"] == pytest.approx(1.1)
+    assert _figures("C8", RECORDS["C8"][3:]) == {}
 
 
 def test_one_slow_list_shows_in_the_worst(capsys):

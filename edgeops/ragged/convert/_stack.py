@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeops import _native
+from edgeops.ragged._feed_forward import feed_forward
 from edgeops.ragged.attention import ragged_attention
 from edgeops.ragged.convert._projection import is_plain_linear
 from edgeops.ragged.fused import add_layer_norm, bias_gelu
@@ -113,6 +114,7 @@ class Steps(NamedTuple):
     attend: Callable[[Tensor, Tensor, Tensor, Pattern, float, float], Tensor]
     bias_gelu: Callable[[Tensor, Tensor, str], Tensor] | None
     add_norm: Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor | None], Tensor] | None
+    feed_forward: Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor] | None = None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dropout: float) -> Tensor:
@@ -151,7 +153,9 @@ def _steps(x: Tensor) -> Steps:
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
         return Steps(_attend, None, None)
     if torch.is_grad_enabled() or x.device.type != "cpu" or not _native.available():
-        return Steps(_attend, bias_gelu, add_layer_norm)
+        # what saves memory for backward is of no use without one
+        saving = feed_forward if torch.is_grad_enabled() else None
+        return Steps(_attend, bias_gelu, add_layer_norm, saving)
     return Steps(_attend_bare, _bias_gelu_bare, _add_norm_bare)
 
 
@@ -164,43 +168,60 @@ def _linear_activation(x: Tensor, fc: nn.Module, activation: Activation, steps: 
     return activation(fc(x))
 
 
-def _linear_add_norm(
-    x: Tensor, linear: nn.Module, dropout: nn.Module | None, residual: Tensor, norm: nn.Module, steps: Steps
+def _product(x: Tensor, linear: nn.Module, apart: bool) -> tuple[Tensor, Tensor | None]:
+    """`linear(x)` and `None`; or, wanted apart and possible, the product and the bias that it lacks."""
+    if apart and is_plain_linear(linear):
+        return F.linear(x, linear._parameters["weight"]), linear._parameters["bias"]  # type: ignore[arg-type]
+    return linear(x), None
+
+
+def _feed_forward(x: Tensor, block: Block, steps: Steps, apart: bool) -> tuple[Tensor, Tensor | None]:
+    """Both linear layers and what stands between them; the second bias as in `_product`."""
+    fc1, fc2, dropout = block.fc1, block.fc2, block.dropouts[1]
+    kind = gelu_kind(block.activation)
+    if steps.feed_forward is not None and kind is not None and _is_off(dropout):
+        first = fc1._parameters.get("bias")
+        if first is not None and is_plain_linear(fc1) and is_plain_linear(fc2):
+            y = steps.feed_forward(x, fc1._parameters["weight"], first, fc2._parameters["weight"], kind)  # type: ignore[arg-type]
+            second = fc2._parameters["bias"]
+            return (y, second) if apart or second is None else (y + second, None)
+    y = _linear_activation(x, fc1, block.activation, steps)
+    return _product(y if dropout is None else dropout(y), fc2, apart)
+
+
+def _add(y: Tensor, dropout: nn.Module | None, residual: Tensor) -> Tensor:
+    return residual + (y if dropout is None else dropout(y))
+
+
+def _add_norm(
+    y: Tensor, bias: Tensor | None, dropout: nn.Module | None, residual: Tensor, norm: nn.Module, steps: Steps
 ) -> Tensor:
+    if bias is None and dropout is not None:
+        y = dropout(y)
     if steps.add_norm is None or not _is_plain_norm(norm, residual.dtype):
-        y = linear(x)
-        return norm(residual + (y if dropout is None else dropout(y)))
-    bias = None
-    if _is_off(dropout) and is_plain_linear(linear):
-        y, bias = F.linear(x, linear._parameters["weight"]), linear._parameters["bias"]  # type: ignore[arg-type]
-    else:
-        y = linear(x)
-        y = y if dropout is None else dropout(y)
+        return norm(residual + y)
     weight, shift = norm._parameters["weight"], norm._parameters["bias"]
     return steps.add_norm(y, residual, weight, shift, norm.eps, bias)  # type: ignore[arg-type]
 
 
-def _linear_add(x: Tensor, linear: nn.Module, dropout: nn.Module | None, residual: Tensor) -> Tensor:
-    y = linear(x)
-    return residual + (y if dropout is None else dropout(y))
-
-
 def run_block(x: Tensor, block: Block, pattern: Pattern, steps: Steps) -> Tensor:
     """One layer: x `[T, C]` to `[T, C]`."""
-    after_out, after_activation, after_fc2 = block.dropouts
+    after_out, _, after_fc2 = block.dropouts
     q, k, v = block.project(block.norm1(x) if block.norm_first else x)
     y = steps.attend(q, k, v, pattern, block.scale, block.attention_dropout).flatten(1)
     if block.norm_first:
-        x = _linear_add(y, block.out, after_out, x)
-        y = _linear_activation(block.norm2(x), block.fc1, block.activation, steps)
-    else:
-        x = _linear_add_norm(y, block.out, after_out, x, block.norm1, steps)
-        y = _linear_activation(x, block.fc1, block.activation, steps)
-    if after_activation is not None:
-        y = after_activation(y)
-    if block.norm_first:
-        return _linear_add(y, block.fc2, after_fc2, x)
-    return _linear_add_norm(y, block.fc2, after_fc2, x, block.norm2, steps)
+        x = _add(block.out(y), after_out, x)
+        y, _ = _feed_forward(block.norm2(x), block, steps, False)
+        return _add(y, after_fc2, x)
+
+    def joins(norm: nn.Module, dropout: nn.Module | None) -> bool:
+        # a bias may wait for the kernel behind it when nothing happens in between
+        return steps.add_norm is not None and _is_off(dropout) and _is_plain_norm(norm, x.dtype)
+
+    y, bias = _product(y, block.out, joins(block.norm1, after_out))
+    x = _add_norm(y, bias, after_out, x, block.norm1, steps)
+    y, bias = _feed_forward(x, block, steps, joins(block.norm2, after_fc2))
+    return _add_norm(y, bias, after_fc2, x, block.norm2, steps)
 
 
 def run_blocks(x: Tensor, blocks: Iterable[Block], pattern: Pattern, collect: list[Tensor] | None = None) -> Tensor:

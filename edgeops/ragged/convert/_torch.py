@@ -25,7 +25,8 @@ from edgeops.ragged.layout import RaggedLayout
 Tokens = Tensor | Sequence[Tensor]
 
 
-def _layer_reasons(name: str, layer: Any) -> Iterator[str]:
+def layer_reasons(name: str, layer: Any) -> Iterator[str]:
+    """Reasons against the attention of an `nn.TransformerEncoderLayer` whose forward is known."""
     prefix = f"{name}." if name else ""
     attention = layer.self_attn
     yield from bypassed(f"{prefix}self_attn", attention, nn.MultiheadAttention)
@@ -209,7 +210,7 @@ class EncoderAdapter(_TorchAdapter):
         for i, layer in enumerate(module.layers):
             yield from bypassed(f"layers.{i}", layer, nn.TransformerEncoderLayer)
             if isinstance(layer, nn.TransformerEncoderLayer):
-                yield from _layer_reasons(f"layers.{i}", layer)
+                yield from layer_reasons(f"layers.{i}", layer)
 
     def layer_list(self) -> Sequence[Any]:
         return self.layers
@@ -240,7 +241,7 @@ class EncoderLayerAdapter(_TorchAdapter):
         if not is_stock(module, nn.TransformerEncoderLayer):
             yield "its forward is not that of nn.TransformerEncoderLayer"
             return
-        yield from _layer_reasons("", module)
+        yield from layer_reasons("", module)
 
     def layer_list(self) -> Sequence[Any]:
         return (self,)
