@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeops.ragged import grouped_mm, vgemm, vgemm_packed
 from edgeops.ragged import _reference_gemm as twin
+from edgeops.ragged import grouped_mm, vgemm, vgemm_packed
 from tests.budget import assert_within_budget
 from tests.messages import refused
 

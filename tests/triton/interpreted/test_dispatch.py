@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from edgeops.ragged import _cuda as dispatch
-from edgeops.ragged import _reference as twin
 from edgeops.ragged._cuda import rows
 from edgeops.ragged._cuda.attention import ragged_attention_fwd_cuda
+from edgeops.ragged._ops import TWINS
+from tests.native.op_samples import ENTRIES
 
 OFFSETS = torch.tensor([0, 3, 3, 9])
 
@@ -24,19 +25,19 @@ def arguments():
         "_ragged_pool_fwd": (x, OFFSETS, 1),
         "_bias_gelu_fwd": (x, bias, True),
         "_add_layer_norm_fwd": (x, bias, residual, weight, bias, 1e-5),
+        **{name: ENTRIES[name].samples()[0].args for name in ("_vgemm", "_vgemm_packed", "_grouped_mm")},
     }
 
 
 def results(function, inputs):
     out = function(*(a.clone() if isinstance(a, torch.Tensor) else a for a in inputs))
-    return out if isinstance(out, tuple) else (out,)
+    return out if isinstance(out, (tuple, list)) else (out,)
 
 
 @pytest.mark.parametrize("name", dispatch.KERNELS)
 def test_kernels_agree_with_the_twins(name):
     inputs = arguments()[name]
-    reference = getattr(twin, f"{name.removeprefix('_')}_reference")
-    for a, b in zip(results(dispatch.KERNELS[name], inputs), results(reference, inputs), strict=True):
+    for a, b in zip(results(dispatch.KERNELS[name], inputs), results(TWINS[name], inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
