@@ -70,9 +70,8 @@ def _triton_packed(a: Tensor, b: Tensor, sizes: Tensor, trans_a: bool, trans_b: 
     at_a = at_b = at_c = 0
     for m, n, k in sizes.tolist():
         if m and n:
-            rows.append(
-                (m, n, k, at_a, *((1, m) if trans_a else (k, 1)), at_b, *((1, k) if trans_b else (n, 1)), at_c, n)
-            )
+            left, right = (1, m) if trans_a else (k, 1), (1, k) if trans_b else (n, 1)
+            rows.append((m, n, k, at_a, *left, at_b, *right, at_c, n))
         at_a, at_b, at_c = at_a + m * k, at_b + k * n, at_c + m * n
     if rows:
         _launch(a, b, out, rows)
