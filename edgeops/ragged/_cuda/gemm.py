@@ -147,11 +147,10 @@ def vgemm_packed_cuda(a: Tensor, b: Tensor, sizes: Tensor, trans_a: bool, trans_
     if sizes.dim() != 2 or sizes.shape[1] != 3 or sizes.device.type != "cpu":
         rule = "sizes must have shape [G, 3], the m, n, k of each product, on the CPU"
         raise ValueError(message(who, rule, describe(sizes), "Build it with torch.tensor([(m, n, k), ...])."))
-    if sizes.numel() and int(sizes.min()) < 0:
-        raise ValueError(
-            message(who, "sizes must not be negative", str(int(sizes.min())), "Use 0 for an empty product.")
-        )
     table = sizes.tolist()
+    least = min((x for row in table for x in row), default=0)
+    if least < 0:
+        raise ValueError(message(who, "sizes must not be negative", str(least), "Use 0 for an empty product."))
     for name, x, wanted in (
         ("a", a, sum(m * k for m, n, k in table)),
         ("b", b, sum(k * n for m, n, k in table)),
