@@ -25,18 +25,21 @@ struct FreeDeleter {
   }
 };
 
-char* scratch_of_thread(int64_t bytes) {
-  thread_local std::unique_ptr<char, FreeDeleter> memory;
-  thread_local int64_t held = 0;
-  if (bytes > held) {
+char* scratch_of_thread(int slot, int64_t bytes) {
+  constexpr int64_t kKept = int64_t{64} << 20;  // more than this goes back when a call needs much less
+  thread_local std::unique_ptr<char, FreeDeleter> memory[2];
+  thread_local int64_t held[2] = {0, 0};
+  if (bytes > held[slot] || (held[slot] > kKept && bytes < held[slot] / 4)) {
     const auto whole = static_cast<size_t>((bytes + 63) / 64 * 64);
-    memory.reset(static_cast<char*>(std::aligned_alloc(64, whole)));
-    held = memory ? bytes : 0;
-    if (!memory) {
+    held[slot] = 0;
+    memory[slot].reset();
+    memory[slot].reset(static_cast<char*>(std::aligned_alloc(64, whole)));
+    if (!memory[slot]) {
       throw std::bad_alloc();
     }
+    held[slot] = bytes;
   }
-  return memory.get();
+  return memory[slot].get();
 }
 
 // Whole products, or bands of those that would keep one thread busy after the others are done.

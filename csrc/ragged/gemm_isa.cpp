@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner loops of variable-size products for every instruction set.
-#include <new>
-
 #include "../common/simd.h"
 #include "gemm.h"
 
