@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from edgeops import perf
-from edgeops.ragged import RaggedLayout, add_layer_norm, bias_gelu, pack, ragged_attention, ragged_pool, unpack
+from edgeops.ragged import (
+    RaggedLayout,
+    add_layer_norm,
+    bias_gelu,
+    grouped_mm,
+    pack,
+    ragged_attention,
+    ragged_pool,
+    unpack,
+    vgemm,
+    vgemm_packed,
+)
 
 OPTIONAL = ("triton", "transformers", "matplotlib", "rich", "typer", "jinja2", "edgeops.triton_kernels")
 
@@ -24,6 +35,8 @@ def calls(grad: bool) -> dict[str, Callable[[], Tensor]]:
     heads = torch.randn(8, 1, 8, requires_grad=grad)
     padded = torch.randn(2, 4, 8, requires_grad=grad)
     weight, bias = torch.ones(8, requires_grad=grad), torch.zeros(8, requires_grad=grad)
+    experts, sizes = torch.randn(2, 8, 8, requires_grad=grad), torch.tensor([[8, 8, 8]])
+    flat, ends = torch.randn(64, requires_grad=grad), offsets[1:]
     return {
         "ragged_attention": lambda: ragged_attention(heads, heads, heads, cu, cu, 4, 4),
         "pack": lambda: pack(padded, layout),
@@ -31,6 +44,9 @@ def calls(grad: bool) -> dict[str, Callable[[], Tensor]]:
         "ragged_pool": lambda: ragged_pool(rows, offsets),
         "bias_gelu": lambda: bias_gelu(rows, bias),
         "add_layer_norm": lambda: add_layer_norm(rows, rows, weight, bias),
+        "vgemm": lambda: vgemm([rows], [rows])[0],
+        "vgemm_packed": lambda: vgemm_packed(flat, flat, sizes, 64),
+        "grouped_mm": lambda: grouped_mm(rows, experts, offs=ends),
         "torch.mul, for scale": lambda: torch.mul(rows, rows),
     }
 

@@ -106,8 +106,8 @@ def _flat(matrices: Sequence[Tensor]) -> Tensor:
     return torch.cat([x.flatten() for x in matrices])
 
 
-def _matrices(sizes: Sequence[tuple[int, int]], device: torch.device) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def _matrices(sizes: Sequence[tuple[int, int]], device: torch.device, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, cols, generator=generator).to(device) for rows, cols in sizes]
 
 
@@ -119,7 +119,7 @@ def _build(case: Case, device: torch.device) -> Built:
     sizes = sizes_of(case)
     table = torch.tensor(sizes)
     a = _matrices([(m, k) for m, n, k in sizes], device)
-    b = _matrices([(k, n) for m, n, k in sizes], device)
+    b = _matrices([(k, n) for m, n, k in sizes], device, 1)
     flat_a, flat_b, total = _flat(a), _flat(b), sum(m * n for m, n, k in sizes)
     candidates = {
         OURS: Candidate(lambda: vgemm_packed(flat_a, flat_b, table, total), note="flat buffers"),
@@ -156,8 +156,8 @@ def _build_backward(case: Case, device: torch.device) -> Built:
     """Both gradients of the same products: grad b^T and a^T grad."""
     sizes = sizes_of(case)
     a = _matrices([(m, k) for m, n, k in sizes], device)
-    b = _matrices([(k, n) for m, n, k in sizes], device)
-    grad = _matrices([(m, n) for m, n, k in sizes], device)
+    b = _matrices([(k, n) for m, n, k in sizes], device, 1)
+    grad = _matrices([(m, n) for m, n, k in sizes], device, 2)
     flat_a, flat_b, flat_grad = _flat(a), _flat(b), _flat(grad)
     for_a, for_b = torch.tensor([(m, k, n) for m, n, k in sizes]), torch.tensor([(k, n, m) for m, n, k in sizes])
     kernel = torch.ops.edgeops._vgemm_packed.default

@@ -25,18 +25,21 @@ struct FreeDeleter {
   }
 };
 
-char* scratch_of_thread(int64_t bytes) {
-  thread_local std::unique_ptr<char, FreeDeleter> memory;
-  thread_local int64_t held = 0;
-  if (bytes > held) {
+char* scratch_of_thread(int slot, int64_t bytes) {
+  constexpr int64_t kKept = int64_t{64} << 20;  // more than this goes back when a call needs much less
+  thread_local std::unique_ptr<char, FreeDeleter> memory[2];
+  thread_local int64_t held[2] = {0, 0};
+  if (bytes > held[slot] || (held[slot] > kKept && bytes < held[slot] / 4)) {
     const auto whole = static_cast<size_t>((bytes + 63) / 64 * 64);
-    memory.reset(static_cast<char*>(std::aligned_alloc(64, whole)));
-    held = memory ? bytes : 0;
-    if (!memory) {
+    held[slot] = 0;
+    memory[slot].reset();
+    memory[slot].reset(static_cast<char*>(std::aligned_alloc(64, whole)));
+    if (!memory[slot]) {
       throw std::bad_alloc();
     }
+    held[slot] = bytes;
   }
-  return memory.get();
+  return memory[slot].get();
 }
 
 // Whole products, or bands of those that would keep one thread busy after the others are done.
@@ -82,8 +85,9 @@ void multiply(const std::vector<GemmGroup>& groups, Storage storage) {
 void check_pair(const Tensor& a, const Tensor& b, const char* who, const char* name_a, const char* name_b) {
   require_tensor(b, who, name_b);
   EDGEOPS_CHECK(
-      a.scalar_type() == b.scalar_type(), TypeError, who, std::string(name_a) + " and " + name_b + " must have one dtype",
-      dtype_of(a) + " and " + dtype_of(b), "Cast one of them with .to(dtype).");
+      a.scalar_type() == b.scalar_type(), TypeError, who,
+      std::string(name_a) + " and " + name_b + " must have one dtype", dtype_of(a) + " and " + dtype_of(b),
+      "Cast one of them with .to(dtype).");
   EDGEOPS_CHECK(
       a.is_cpu() && b.is_cpu(), ValueError, who, std::string(name_a) + " and " + name_b + " must be on one device",
       "one elsewhere", "Move it with .to(device).");
@@ -132,9 +136,8 @@ std::vector<Tensor> vgemm_cpu(std::vector<Tensor> a, std::vector<Tensor> b, bool
         shape_of(a[g]) + " and " + shape_of(b[g]), "Reshape them to two dimensions.");
     const Matrix left = matrix_of(a[g], trans_a), right = matrix_of(b[g], trans_b);
     EDGEOPS_CHECK(
-        left.cols == right.rows, ValueError, who,
-        "the columns of " + name("a") + " must be the rows of " + name("b"), shape_of(a[g]) + " and " + shape_of(b[g]),
-        "Check the order of the lists.");
+        left.cols == right.rows, ValueError, who, "the columns of " + name("a") + " must be the rows of " + name("b"),
+        shape_of(a[g]) + " and " + shape_of(b[g]), "Check the order of the lists.");
     out.push_back(new_output(a[0], {left.rows, right.cols}));
     groups.push_back(group_of(left, right, out.back().mutable_data_ptr(), right.cols));
   }
@@ -198,8 +201,9 @@ Tensor vgemm_packed_cpu(
   check_total(a_in, total_a, who, "a");
   check_total(b_in, total_b, who, "b");
   EDGEOPS_CHECK(
-      total == total_c, ValueError, who, "total must be the number of elements of the result, " + std::to_string(total_c),
-      std::to_string(total), "Leave it out to have it computed.");
+      total == total_c, ValueError, who,
+      "total must be the number of elements of the result, " + std::to_string(total_c), std::to_string(total),
+      "Leave it out to have it computed.");
   const Tensor a = dense(a_in), b = dense(b_in);
   Tensor c = new_output(a, {total});
   const auto size = static_cast<int64_t>(a.element_size());
@@ -226,8 +230,8 @@ namespace {
 std::vector<int64_t> read_ends(const Tensor& offs, int64_t length, const char* who) {
   const auto type = offs.scalar_type();
   EDGEOPS_CHECK(
-      type == ScalarType::Int || type == ScalarType::Long, TypeError, who, "offs must be int32 or int64", dtype_of(offs),
-      "Cast it with .to(torch.int32).");
+      type == ScalarType::Int || type == ScalarType::Long, TypeError, who, "offs must be int32 or int64",
+      dtype_of(offs), "Cast it with .to(torch.int32).");
   EDGEOPS_CHECK(
       offs.dim() == 1 && offs.is_cpu(), ValueError, who, "offs must have shape [G], on the device of x", shape_of(offs),
       "Pass the end of each group: lengths.cumsum(0).");

@@ -26,8 +26,8 @@ struct GemmPiece {
   double cost;  // nanoseconds, roughly
 };
 
-// Scratch memory of the calling thread, at least `bytes`, aligned to 64.
-using Scratch = char* (*)(int64_t bytes);
+// Scratch memory of the calling thread, at least `bytes`, aligned to 64. What slot 0 or 1 gave before is gone.
+using Scratch = char* (*)(int slot, int64_t bytes);
 using GemmRun = void (*)(const GemmGroup&, const GemmPiece&, Scratch);
 
 GemmRun gemm_kernel(Isa isa, Storage storage);

@@ -3,12 +3,12 @@
 //
 // Tiles of 6 x 2 or 12 x 1 vectors of the result stay in registers. Small products read both operands where they are;
 // larger ones copy a block of b into panels of two vectors, and rows of a that lie far apart into a compact block.
-// Every element of the result is one chain of multiply-adds in the order of k, for each slice of at most kSlice of it,
-// and the slices are added in order: its bits depend on its row of a and column of b alone, not on how the work was
+// Every element of the result is one chain of multiply-adds in the order of k, for each slice of at most kDeepest of
+// it, and the slices are added in order: its bits depend on its row of a and column of b alone, not on how the work was
 // cut, on what else the call computes, or on who computes it.
 
-constexpr int64_t kDeepest = 256;  // longest slice of k: a panel of b (16 KiB) stays in the first-level cache
-constexpr int64_t kTallest = 144;  // rows of a in a compact block: 144 KiB stay in the second-level cache
+constexpr int64_t kDeepest = 384;  // longest slice of k: a panel of b (24 KiB) stays in the first-level cache
+constexpr int64_t kTallest = 144;  // rows of a in a compact block: 216 KiB stay in the second-level cache
 constexpr int64_t kWidest = 1024;  // columns of b in panels at once
 constexpr int kRows2 = 6, kRows1 = 12;
 
@@ -29,6 +29,7 @@ EDGEOPS_INLINE void gemm_tile(
   typedef typename Lanes<T>::V V;
   V acc[MR][NV] = {};
   const int64_t step = kUnit ? 1 : ac;
+#pragma GCC unroll 2
   for (int64_t p = 0; p < k; ++p) {
     V x[NV];
     x[0] = vload<T>(b);
@@ -276,7 +277,7 @@ static void gemm_blocked(
   const int64_t slice = slice_of(k);
   const int64_t widest = n < kWidest ? ceil_div(n, w) * w : kWidest;
   const bool compact = n >= 4 * w && (a_row != 1 ? a_row : a_col) * static_cast<int64_t>(sizeof(T)) >= 2048;
-  T* panels = reinterpret_cast<T*>(scratch((widest + (compact ? kTallest : 0)) * slice * sizeof(T)));
+  T* panels = reinterpret_cast<T*>(scratch(0, (widest + (compact ? kTallest : 0)) * slice * sizeof(T)));
   T* rows = panels + widest * slice;
   for (int64_t j = 0; j < n; j += widest) {
     const int64_t columns = n - j < widest ? n - j : widest;
@@ -355,10 +356,7 @@ static void gemm_run(const GemmGroup& g, const GemmPiece& piece, Scratch scratch
   if constexpr (sizeof(S) == sizeof(T)) {
     gemm_dense<T>(m, n, k, a, g.a_row, g.a_col, b, g.b_row, g.b_col, c, g.c_row, scratch);
   } else {
-    T* wide = static_cast<T*>(__builtin_malloc((m * k + k * n + m * n) * sizeof(T) + 64));
-    if (wide == nullptr) {
-      throw std::bad_alloc();
-    }
+    T* wide = reinterpret_cast<T*>(scratch(1, (m * k + k * n + m * n) * sizeof(T)));
     T *wide_b = wide + m * k, *wide_c = wide_b + k * n;
     int64_t a_row, a_col, b_row, b_col;
     widen_matrix<St>(a, g.a_row, g.a_col, m, k, wide, a_row, a_col);
@@ -367,6 +365,5 @@ static void gemm_run(const GemmGroup& g, const GemmPiece& piece, Scratch scratch
     for (int64_t r = 0; r < m; ++r) {
       narrow<St>(wide_c + r * n, c + r * g.c_row, n);
     }
-    __builtin_free(wide);
   }
 }

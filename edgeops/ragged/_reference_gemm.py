@@ -6,6 +6,7 @@ CoRa (MLSys 2022), section 5: vgemm. Half precision is computed in float32 and r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -47,7 +48,7 @@ def grouped_mm_reference(x: Tensor, w: Tensor, offs: Tensor | None) -> Tensor:
     if offs is None:
         return _product(x, w)
     ends = [0, *(int(e) for e in offs.tolist())]
-    slices = [slice(first, end) for first, end in zip(ends, ends[1:])]
+    slices = [slice(first, end) for first, end in itertools.pairwise(ends)]
     if x.dim() == 2 and w.dim() == 2:
         products = [_product(x[:, part], w[part]) for part in slices]
         return torch.stack(products) if products else x.new_empty(0, x.shape[0], w.shape[1])

@@ -125,7 +125,7 @@ def vgemm(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     [[[2.0]], [[1.0, 1.0], [1.0, 1.0]]]
     """
     for name, given in (("a", a), ("b", b)):
-        if isinstance(given, Tensor) or not isinstance(given, Sequence):
+        if not isinstance(given, (list, tuple)):
             rule = f"{name} must be a list or tuple of matrices"
             raise TypeError(message("vgemm", rule, describe(given), "Use .unbind() for a batch of one size."))
         for g, x in enumerate(given):

@@ -207,10 +207,8 @@ ENTRIES: dict[str, Entry] = {
     "add_layer_norm": Entry(lambda: _norm(False), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     "_add_layer_norm_fwd": Entry(lambda: _norm(True), ("test_ragged_rows.py::test_add_layer_norm",), "add_layer_norm"),
     **{
-        f"{prefix}{name}": Entry(
-            functools.partial(samples, prefix == "_"), (f"test_ragged_gemm.py::test_{name}",), name
-        )
-        for name, samples in (("vgemm", _lists), ("vgemm_packed", _packed), ("grouped_mm", _grouped))
+        f"{prefix}{name}": Entry(functools.partial(make, prefix == "_"), (f"test_ragged_gemm.py::test_{name}",), name)
+        for name, make in (("vgemm", _lists), ("vgemm_packed", _packed), ("grouped_mm", _grouped))
         for prefix in ("", "_")
     },
     "_add_layer_norm_bwd": Entry(_norm_bwd, ("test_ragged_gradients.py::test_add_layer_norm",), "add_layer_norm"),

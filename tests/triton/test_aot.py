@@ -23,6 +23,7 @@ from edgeops.triton_kernels.ragged import (
     attention_bwd,
     fused,
     fused_bwd,
+    gemm,
     pack,
     pool,
     triangular,
@@ -245,6 +246,44 @@ def triangular_cases():
     return cases
 
 
+def gemm_case(kernel, dtype, tensors, constants, stack_limit=0):
+    """A kernel of products as its launcher would start it for large ones; `tensors` names those of the dtype."""
+    config = gemm.gemm_config(dtype, 512, 512)
+    kind = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    indices = {"offs": "i32"} if "FORM" in constants else {"table": "i64", "ends": "i64"}
+    blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "PRECISION": "ieee"}
+    return Case(
+        kernel,
+        {name: t for name, t in (dict.fromkeys(tensors, kind) | indices).items() if name not in constants},
+        constants | blocks,
+        {"fp32": FULL_FLOAT, "fp16": TENSOR_CORES, "bf16": {}}[kind],
+        NO_TENSOR_CORES if kind == "fp32" else {},
+        {"num_warps": config.num_warps, "num_stages": config.num_stages},
+        stack_limit,
+    )
+
+
+def gemm_cases():
+    """Products in every form and every dtype."""
+    half, full = torch.float16, torch.float32
+    cases = {}
+    for name, dtype, major in (("fp32", full, 1), ("fp16", half, 1), ("fp16-backward", half, 2)):
+        constants = {"MAJOR_A": major, "MAJOR_B": major, "ALIGN": 4 if dtype == full else 8, "STEPS": 5}
+        cases[f"vgemm-{name}"] = gemm_case(gemm._vgemm_kernel, dtype, ("a", "b", "c"), constants)
+    for name, dtype, form, major in (
+        ("rows-fp32", full, gemm.ROWS, 1),
+        ("rows-bf16", torch.bfloat16, gemm.ROWS, 1),
+        ("columns-fp16", half, gemm.COLUMNS, 1),
+        ("inner-fp16", half, gemm.INNER, 2),
+        ("batch-fp16", half, gemm.BATCH, 1),
+    ):
+        constants = {"FORM": form, "MAJOR_X": major, "MAJOR_W": 1, "BLOCK_G": 16}
+        constants |= {"offs": None} if form == gemm.BATCH else {}
+        stack = 96 if form == gemm.COLUMNS else 0
+        cases[f"grouped-{name}"] = gemm_case(gemm._grouped_mm_kernel, dtype, ("x", "w", "out"), constants, stack)
+    return cases
+
+
 CASES = {
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
@@ -287,6 +326,7 @@ CASES = {
     **row_cases(),
     **row_backward_cases(),
     **triangular_cases(),
+    **gemm_cases(),
 }
 
 

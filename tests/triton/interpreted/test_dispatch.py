@@ -9,6 +9,7 @@ from edgeops.ragged import _reference as twin
 from edgeops.ragged._cuda import rows
 from edgeops.ragged._cuda.attention import ragged_attention_bwd_cuda, ragged_attention_fwd_cuda
 from edgeops.ragged._ops import TWINS
+from tests.native.op_samples import ENTRIES
 
 OFFSETS = torch.tensor([0, 3, 3, 9])
 
@@ -33,19 +34,19 @@ def arguments():
         "_trmm_fwd": (torch.randn(70, 70), torch.randn(70, 5), False, True, 0.5),
         "_trmm_bwd_l": (torch.randn(70, 5), torch.randn(70, 5), True, 0.5),
         "_tri_binary": (torch.randn(9, 9), torch.randn(9, 9), True, False),
+        **{name: ENTRIES[name].samples()[0].args for name in ("_vgemm", "_vgemm_packed", "_grouped_mm")},
     }
 
 
 def results(function, inputs):
     out = function(*(a.clone() if isinstance(a, torch.Tensor) else a for a in inputs))
-    return out if isinstance(out, tuple) else (out,)
+    return out if isinstance(out, (tuple, list)) else (out,)
 
 
 @pytest.mark.parametrize("name", dispatch.KERNELS)
 def test_kernels_agree_with_the_twins(name):
     inputs = arguments()[name]
-    reference = TWINS[name]
-    for a, b in zip(results(dispatch.KERNELS[name], inputs), results(reference, inputs), strict=True):
+    for a, b in zip(results(dispatch.KERNELS[name], inputs), results(TWINS[name], inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgeops.ragged._cuda import gemm
 from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
 from edgeops.triton_kernels.ragged.attention_bwd import ragged_attention_bwd
 from edgeops.triton_kernels.ragged.fused import add_layer_norm_fwd, bias_gelu_fwd
@@ -107,3 +108,25 @@ def test_fused(fenced, width):
     _, mean, rstd = add_layer_norm_fwd(x, vector, x, vector, vector, 1e-5)
     for x_bias in (None, vector):
         add_layer_norm_bwd(x, x, x_bias, x, mean, rstd, vector)
+
+
+@pytest.mark.parametrize("trans", [False, True], ids=["plain", "transposed"])
+def test_products(fenced, trans):
+    """The matrices of a list lie in memory of their own, each between its forbidden pages."""
+    sizes = [(8, 16, 8), (40, 72, 64)] if trans else [(3, 5, 7), (33, 40, 1), (0, 3, 2), (2, 2, 0)]
+    a = [fenced(torch.randn(k, m) if trans else torch.randn(m, k)) for m, n, k in sizes]
+    b = [fenced(torch.randn(n, k) if trans else torch.randn(k, n)) for m, n, k in sizes]
+    for c, x, y in zip(gemm.vgemm_cuda(a, b, trans, trans), a, b):
+        torch.testing.assert_close(c, x.T @ y.T if trans else x @ y, rtol=1e-4, atol=1e-4)
+    flat = [fenced(torch.cat([x.flatten() for x in side])) for side in (a, b)]
+    gemm.vgemm_packed_cuda(*flat, torch.tensor(sizes), trans, trans, sum(m * n for m, n, k in sizes))
+
+
+@pytest.mark.parametrize("ends", [[3, 3, 41], [-7, 60, 2], [2**31 - 1] * 3], ids=["right", "mixed", "beyond"])
+def test_groups(fenced, ends):
+    offs = fenced(torch.tensor(ends, dtype=torch.int32))
+    rows, columns, w = fenced(torch.randn(41, 6)), fenced(torch.randn(6, 41)), fenced(torch.randn(3, 6, 5))
+    gemm.grouped_mm_cuda(rows, w, offs)
+    gemm.grouped_mm_cuda(fenced(torch.randn(3, 5, 6)), columns, offs)
+    gemm.grouped_mm_cuda(columns, rows, offs)
+    gemm.grouped_mm_cuda(fenced(torch.randn(3, 5, 6)), w, None)
