@@ -48,4 +48,8 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def("tradd(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
   m.def("trmul(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
   m.def("_tri_binary(Tensor l1, Tensor l2, bool multiply, bool upper) -> Tensor");
+
+  m.def("ragged_softmax(Tensor x, Tensor offsets, *, bool log=False) -> Tensor");
+  m.def("_ragged_softmax_fwd(Tensor x, Tensor offsets, bool log) -> Tensor");
+  m.def("_ragged_softmax_bwd(Tensor grad_out, Tensor out, Tensor offsets, bool log) -> Tensor");
 }

@@ -144,6 +144,7 @@ def triangular_cases():
                 {"a": kind, "b": kind, "c": kind},
                 {"REVERSED": False, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "stride_ak": 1, "stride_bj": 1},
                 wanted,
+                stack_limit=16,
             ),
             f"trmm-bwd-{name}": Case(
                 triangular._trmm_bwd_l_kernel,
