@@ -21,6 +21,7 @@ from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
+from edgeops.ragged.softmax import ragged_softmax as ragged_softmax
 from edgeops.ragged.triangular import tradd as tradd
 from edgeops.ragged.triangular import trmm as trmm
 from edgeops.ragged.triangular import trmul as trmul
@@ -39,6 +40,7 @@ __all__ = [
     "pack",
     "ragged_attention",
     "ragged_pool",
+    "ragged_softmax",
     "to_nested",
     "tradd",
     "trmm",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeops import ragged
+from tests.peers import offsets_of
 
 Compiled = tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any, ...]]]
 
@@ -23,9 +24,15 @@ def _square(lengths: list[int], count: int) -> tuple[Tensor, ...]:
     return tuple(normal(total, total, seed=i) for i in range(count))
 
 
+def _log_softmax(x: Tensor, cu: Tensor) -> Tensor:
+    return ragged.ragged_softmax(x, cu, log=True)
+
+
 def more_cases() -> list[Compiled]:
     """The cases."""
     return [
+        ("ragged_softmax", "rows", ragged.ragged_softmax, lambda n: (normal(sum(n), 5), offsets_of(n))),
+        ("ragged_softmax", "vector, log", _log_softmax, lambda n: (normal(sum(n)), offsets_of(n))),
         ("trmm", "lower", ragged.trmm, lambda n: (*_square(n, 1), normal(sum(n), 3, seed=5))),
         (
             "trmm",

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.peers import offsets_of
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -41,8 +43,30 @@ def _tri_binary() -> list[Call]:
     return [((x, y, False, False), {}), ((x, y, True, True), {})]
 
 
+_CU = offsets_of([2, 0, 5])
+
+
+def _softmax() -> list[Call]:
+    return [((normal(7, 3), _CU), {}), ((normal(7), _CU.int()), {"log": True})]
+
+
+def _softmax_fwd() -> list[Call]:
+    return [((normal(7, 3), _CU, False), {}), ((normal(7, 40), _CU, True), {})]
+
+
+def _softmax_bwd() -> list[Call]:
+    fwd = torch.ops.edgeops._ragged_softmax_fwd
+    return [
+        ((normal(7, 3, seed=1), fwd(normal(7, 3), _CU, False), _CU, False), {}),
+        ((normal(7, 40, seed=1), fwd(normal(7, 40), _CU, True), _CU, True), {}),
+    ]
+
+
 _TRI = "test_ragged_triangular.py"
 MORE: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
+    "ragged_softmax": (_softmax, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
+    "_ragged_softmax_fwd": (_softmax_fwd, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
+    "_ragged_softmax_bwd": (_softmax_bwd, "test_ragged_softmax.py::test_softmax_gradients", "ragged_softmax"),
     "trmm": (_trmm, f"{_TRI}::test_trmm", "trmm"),
     "_trmm_fwd": (_trmm_fwd, f"{_TRI}::test_trmm", "trmm"),
     "_trmm_bwd_l": (_trmm_bwd_l, f"{_TRI}::test_trmm_gradients", "trmm"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, fused, pack, pool, triangular
+from edgeops.triton_kernels.ragged import attention, fused, pack, pool, softmax, triangular
 from edgeops.triton_kernels.ragged.attention_config import attention_config
 
 triton = pytest.importorskip("triton")
@@ -134,8 +134,8 @@ def row_cases():
     }
 
 
-def triangular_cases():
-    """Products of triangles: fp16 on tensor cores, fp32 in full precision; element-wise ops."""
+def segment_cases():
+    """Products of triangles and segment softmax: fp16 on tensor cores, fp32 in full precision; element-wise ops."""
     cases = {}
     for name, kind, wanted in (("fp16", "fp16", TENSOR_CORES), ("fp32", "fp32", FULL_FLOAT)):
         cases |= {
@@ -159,6 +159,10 @@ def triangular_cases():
         {"MULTIPLY": True, "UPPER": False, "BLOCK_I": 8, "BLOCK_J": 128, "stride_xj": 1, "stride_yj": 1},
         {},
     )
+    sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
+    halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
+    cases["softmax"] = Case(softmax._ragged_softmax_fwd_kernel, halves, sizes, WIDE_LOADS)
+    cases["softmax-bwd"] = Case(softmax._ragged_softmax_bwd_kernel, halves, sizes | {"LOG": True}, WIDE_LOADS)
     return cases
 
 
@@ -183,7 +187,7 @@ CASES = {
         torch.float32, "tf32x3", {"sm90": r"wgmma\.mma_async.*tf32"}, precision="tf32x3", targets=["sm90"]
     ),
     **row_cases(),
-    **triangular_cases(),
+    **segment_cases(),
 }
 
 

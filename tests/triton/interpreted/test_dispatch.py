@@ -24,6 +24,8 @@ def arguments():
         "_ragged_pool_fwd": (x, OFFSETS, 1),
         "_bias_gelu_fwd": (x, bias, True),
         "_add_layer_norm_fwd": (x, bias, residual, weight, bias, 1e-5),
+        "_ragged_softmax_fwd": (x, OFFSETS, True),
+        "_ragged_softmax_bwd": (x, residual, OFFSETS, False),
         "_trmm_fwd": (torch.randn(70, 70), torch.randn(70, 5), False, True, 0.5),
         "_trmm_bwd_l": (torch.randn(70, 5), torch.randn(70, 5), True, 0.5),
         "_tri_binary": (torch.randn(9, 9), torch.randn(9, 9), True, False),
