@@ -44,7 +44,7 @@ struct ConvKernels {
 };
 
 constexpr int64_t kConvRows = 96;  // rows of a piece, a multiple of the rows of a tile
-constexpr int64_t kConvOut = 48;   // output channels of a piece of the weight gradient, another multiple
+constexpr int64_t kConvOut = 192;  // output channels of a piece of the weight gradient, another multiple
 
 const ConvKernels& conv_kernels(Isa isa, Storage storage);
 

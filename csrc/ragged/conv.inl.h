@@ -114,6 +114,11 @@ static void conv_weight_grad(const ConvWeightGrad& call, int64_t tap, int64_t o_
       const int64_t have = conv_min(n, call.in - c);
       for (int64_t t = 0; t < depth; ++t) {
         const T* from = x + call.source[row[t] * call.taps + tap] * call.x_row + c;
+        if (have == n) {
+          vstore<T>(panel + t * n, vload<T>(from));
+          vstore<T>(panel + t * n + Lanes<T>::n, vload<T>(from + Lanes<T>::n));
+          continue;
+        }
         for (int64_t j = 0; j < n; ++j) {
           panel[t * n + j] = j < have ? from[j] : T(0);
         }

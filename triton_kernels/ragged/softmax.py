@@ -39,20 +39,22 @@ def _ragged_softmax_fwd_kernel(
         value = tl.load(x + (start + rows[:, None]) * stride_xt + cols[None, :], mask=mask, other=float("-inf"))
         value = value.to(tl.float32)
         higher = tl.maximum(top, value)
-        # a place that has seen nothing but -inf must not make NaN of it yet
-        base = tl.where(higher == float("-inf"), 0.0, higher)
+        # inf - inf would make NaN where a place has seen nothing but -inf so far
+        base = tl.where(tl.abs(higher) == float("inf"), 0.0, higher)
         acc = acc * tl.exp(top - base) + tl.exp(value - base)
         top = higher
     most = tl.max(top, 0)
-    base = tl.where(most == float("-inf"), 0.0, most)
-    # NaN stays in the sum, and a sum of 0 (nothing but -inf) becomes NaN below
-    sums = tl.sum(acc * tl.exp(top - base[None, :]), 0)
+    lost = tl.abs(most) == float("inf")  # nothing but -inf, or +inf: NaN, as with torch
+    base = tl.where(lost, 0.0, most)
+    # NaN among the values stays in the sum
+    sums = tl.where(lost, 1.0, tl.sum(acc * tl.exp(tl.where(lost[None, :], 0.0, top - base[None, :])), 0))
     for first in range(0, count, BLOCK_R):
         rows = first + tl.arange(0, BLOCK_R)
         mask = (rows[:, None] < count) & (cols[None, :] < width)
         value = tl.load(x + (start + rows[:, None]) * stride_xt + cols[None, :], mask=mask, other=0.0).to(tl.float32)
-        shifted = value - most[None, :]
+        shifted = tl.where(lost[None, :], 0.0, value - base[None, :])
         result = shifted - tl.log(sums)[None, :] if LOG else tl.exp(shifted) / sums[None, :]
+        result = tl.where(lost[None, :], float("nan"), result)
         target = out + (start + rows[:, None]) * stride_ot + cols[None, :]
         tl.store(target, result.to(out.dtype.element_ty), mask=mask)
 
