@@ -96,7 +96,7 @@ void check_numbers(int64_t taps, int64_t dilation, int64_t groups, int64_t pad_l
       "Pass 1 for a plain convolution.");
   EDGEOPS_CHECK(
       taps >= 1 && taps < most, ValueError, kWho, "weight must have at least one tap", std::to_string(taps),
-      "Its shape is [C_out, C_in / groups, K].");
+      "Its shape is [C_out, C_in per group, K].");
   EDGEOPS_CHECK(
       pad_left < most && pad_right < most && -pad_left < most * most && -pad_right < most * most, ValueError, kWho,
       "padding must be below 2^31", std::to_string(std::max(pad_left, pad_right)), "Pad less.");
@@ -116,13 +116,13 @@ Tensor ragged_conv1d_fwd_cpu(
   EDGEOPS_CHECK(x.dim() == 2, ValueError, kWho, "x must have shape [T, C_in]", shape_of(x), "Flatten it.");
   EDGEOPS_CHECK(
       weight_in.dim() == 3 && weight_in.scalar_type() == x.scalar_type() && weight_in.is_cpu(), ValueError, kWho,
-      "weight must have shape [C_out, C_in / groups, K] and the dtype and device of x",
+      "weight must have shape [C_out, C_in per group, K] and the dtype and device of x",
       shape_of(weight_in) + ", " + dtype_of(weight_in), "As in torch.nn.functional.conv1d.");
   const int64_t width = x.size(1), out_width = weight_in.size(0), in = weight_in.size(1), taps = weight_in.size(2);
   check_numbers(taps, dilation, groups, pad_left, pad_right);
   EDGEOPS_CHECK(
       out_width % groups == 0 && in * groups == width, ValueError, kWho,
-      "weight must have shape [C_out, C_in / groups, K] with C_in = " + std::to_string(width) +
+      "weight must have shape [C_out, C_in per group, K] with C_in = " + std::to_string(width) +
           " and C_out a multiple" + " of groups = " + std::to_string(groups),
       shape_of(weight_in), "As in torch.nn.functional.conv1d.");
   if (bias_in.has_value()) {

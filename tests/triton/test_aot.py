@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, fused, pack, pool, softmax, triangular
+from edgeops.triton_kernels.ragged import attention, conv, fused, pack, pool, softmax, triangular
 from edgeops.triton_kernels.ragged.attention_config import attention_config
 
 triton = pytest.importorskip("triton")
@@ -159,6 +159,13 @@ def segment_cases():
         {"MULTIPLY": True, "UPPER": False, "BLOCK_I": 8, "BLOCK_J": 128, "stride_xj": 1, "stride_yj": 1},
         {},
     )
+    tables = {"first": "i64", "length": "i64", "place": "i64"}
+    for name, kind, wanted in (("fp16", "fp16", TENSOR_CORES), ("fp32", "fp32", FULL_FLOAT)):
+        floats = dict.fromkeys(("x", "weight", "bias", "out", "grad", "dw"), kind) | tables
+        tiles = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "TAPS": 3, "HAS_BIAS": True, "stride_xc": 1}
+        cases[f"conv-{name}"] = Case(conv._ragged_conv1d_fwd_kernel, floats, tiles, wanted, stack_limit=64)
+        tiles = {"BLOCK_O": 64, "BLOCK_C": 64, "BLOCK_R": 32, "stride_xc": 1, "stride_gc": 1}
+        cases[f"conv-bwd-{name}"] = Case(conv._ragged_conv1d_bwd_weight_kernel, floats, tiles, wanted, stack_limit=64)
     sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
     halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
     cases["softmax"] = Case(softmax._ragged_softmax_fwd_kernel, halves, sizes, WIDE_LOADS)
