@@ -57,4 +57,18 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def("tradd(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
   m.def("trmul(Tensor l1, Tensor l2, *, bool upper=False) -> Tensor");
   m.def("_tri_binary(Tensor l1, Tensor l2, bool multiply, bool upper) -> Tensor");
+
+  m.def("ragged_softmax(Tensor x, Tensor offsets, *, bool log=False) -> Tensor");
+  m.def("_ragged_softmax_fwd(Tensor x, Tensor offsets, bool log) -> Tensor");
+  m.def("_ragged_softmax_bwd(Tensor grad_out, Tensor out, Tensor offsets, bool log) -> Tensor");
+
+  m.def(
+      "ragged_conv1d(Tensor x, Tensor offsets, Tensor weight, Tensor? bias=None, *, SymInt pad_left=0, "
+      "SymInt pad_right=0, SymInt dilation=1, SymInt groups=1) -> Tensor");
+  m.def(
+      "_ragged_conv1d_fwd(Tensor x, Tensor offsets, Tensor weight, Tensor? bias, SymInt pad_left, SymInt pad_right, "
+      "SymInt dilation, SymInt groups) -> Tensor");
+  m.def(
+      "_ragged_conv1d_bwd_weight(Tensor grad_out, Tensor x, Tensor offsets, SymInt taps, SymInt pad_left, "
+      "SymInt pad_right, SymInt dilation, SymInt groups) -> Tensor");
 }

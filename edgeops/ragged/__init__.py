@@ -10,6 +10,7 @@ from edgeops.ragged._ops import register as _register
 from edgeops.ragged.attention import ragged_attention as ragged_attention
 from edgeops.ragged.bridges import from_nested as from_nested
 from edgeops.ragged.bridges import to_nested as to_nested
+from edgeops.ragged.conv import ragged_conv1d as ragged_conv1d
 from edgeops.ragged.convert import RaggedEncoder as RaggedEncoder
 from edgeops.ragged.convert import convert as convert
 from edgeops.ragged.convert import encode_packed as encode_packed
@@ -24,6 +25,7 @@ from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
+from edgeops.ragged.softmax import ragged_softmax as ragged_softmax
 from edgeops.ragged.transformer import RaggedTransformerEncoder as RaggedTransformerEncoder
 from edgeops.ragged.transformer import RaggedTransformerEncoderLayer as RaggedTransformerEncoderLayer
 from edgeops.ragged.triangular import tradd as tradd
@@ -46,7 +48,9 @@ __all__ = [
     "offsets_from_lengths",
     "pack",
     "ragged_attention",
+    "ragged_conv1d",
     "ragged_pool",
+    "ragged_softmax",
     "to_nested",
     "tradd",
     "trmm",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeops import ragged
+from tests.peers import offsets_of
 
 Compiled = tuple[str, str, Callable[..., Any], Callable[[list[int]], tuple[Any, ...]]]
 
@@ -23,9 +24,21 @@ def _square(lengths: list[int], count: int) -> tuple[Tensor, ...]:
     return tuple(normal(total, total, seed=i) for i in range(count))
 
 
+def _log_softmax(x: Tensor, cu: Tensor) -> Tensor:
+    return ragged.ragged_softmax(x, cu, log=True)
+
+
+def _conv(lengths: list[int]) -> tuple[Tensor, ...]:
+    return normal(sum(lengths), 5), offsets_of(lengths), normal(4, 5, 3, seed=1), normal(4, seed=2)
+
+
 def more_cases() -> list[Compiled]:
     """The cases."""
     return [
+        ("ragged_conv1d", "same", ragged.ragged_conv1d, _conv),
+        ("ragged_conv1d", "longer", lambda *a: ragged.ragged_conv1d(*a, padding=3, dilation=2), _conv),
+        ("ragged_softmax", "rows", ragged.ragged_softmax, lambda n: (normal(sum(n), 5), offsets_of(n))),
+        ("ragged_softmax", "vector, log", _log_softmax, lambda n: (normal(sum(n)), offsets_of(n))),
         ("trmm", "lower", ragged.trmm, lambda n: (*_square(n, 1), normal(sum(n), 3, seed=5))),
         (
             "trmm",

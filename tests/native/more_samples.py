@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.peers import offsets_of
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -41,8 +43,51 @@ def _tri_binary() -> list[Call]:
     return [((x, y, False, False), {}), ((x, y, True, True), {})]
 
 
+_CU = offsets_of([2, 0, 5])
+
+
+def _softmax() -> list[Call]:
+    return [((normal(7, 3), _CU), {}), ((normal(7, 40), _CU.int()), {"log": True})]
+
+
+def _softmax_fwd() -> list[Call]:
+    return [((normal(7, 3), _CU, False), {}), ((normal(7, 40), _CU, True), {})]
+
+
+def _softmax_bwd() -> list[Call]:
+    fwd = torch.ops.edgeops._ragged_softmax_fwd
+    return [
+        ((normal(7, 3, seed=1), fwd(normal(7, 3), _CU, False), _CU, False), {}),
+        ((normal(7, 40, seed=1), fwd(normal(7, 40), _CU, True), _CU, True), {}),
+    ]
+
+
+def _conv() -> list[Call]:
+    x, weight, bias = normal(7, 4), normal(6, 2, 3, seed=1), normal(6, seed=2)
+    return [
+        ((x, _CU, weight, bias), {"pad_left": 1, "pad_right": 1, "groups": 2}),
+        ((x, _CU.int(), normal(3, 4, 2)), {"pad_left": 3, "dilation": 2}),
+    ]
+
+
+def _conv_fwd() -> list[Call]:
+    x, weight, bias = normal(7, 4), normal(6, 2, 3, seed=1), normal(6, seed=2)
+    return [((x, _CU, weight, bias, 1, 1, 1, 2), {}), ((x, _CU, normal(3, 4, 2), None, 3, 0, 2, 1), {})]
+
+
+def _conv_bwd_weight() -> list[Call]:
+    x = normal(7, 4)
+    return [((normal(7, 6, seed=1), x, _CU, 3, 1, 1, 1, 2), {}), ((normal(10, 3), x, _CU, 2, 3, 0, 2, 1), {})]
+
+
 _TRI = "test_ragged_triangular.py"
 MORE: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
+    "ragged_conv1d": (_conv, "test_ragged_conv.py::test_conv1d", "ragged_conv1d"),
+    "_ragged_conv1d_fwd": (_conv_fwd, "test_ragged_conv.py::test_conv1d", "ragged_conv1d"),
+    "_ragged_conv1d_bwd_weight": (_conv_bwd_weight, "test_ragged_conv.py::test_conv1d_gradients", "ragged_conv1d"),
+    "ragged_softmax": (_softmax, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
+    "_ragged_softmax_fwd": (_softmax_fwd, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
+    "_ragged_softmax_bwd": (_softmax_bwd, "test_ragged_softmax.py::test_softmax_gradients", "ragged_softmax"),
     "trmm": (_trmm, f"{_TRI}::test_trmm", "trmm"),
     "_trmm_fwd": (_trmm_fwd, f"{_TRI}::test_trmm", "trmm"),
     "_trmm_bwd_l": (_trmm_bwd_l, f"{_TRI}::test_trmm_gradients", "trmm"),

@@ -149,6 +149,8 @@ AUTOCAST = {
     "vgemm": (torch.bfloat16,),
     "vgemm_packed": (torch.bfloat16,),
     "grouped_mm": (torch.bfloat16,),
+    "ragged_conv1d": (torch.bfloat16,),
+    "ragged_softmax": (torch.float32,),
     "trmm": (torch.bfloat16,),
     "tradd": (torch.float32,),
     "trmul": (torch.float32,),

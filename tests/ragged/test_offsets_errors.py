@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeops.ragged import ragged_attention, ragged_pool
+from edgeops.ragged import ragged_attention, ragged_conv1d, ragged_pool, ragged_softmax
 from tests.messages import refused
 from tests.peers import offsets_of
 
@@ -38,6 +38,12 @@ OPS: dict[str, tuple[str, str, Callable[[Tensor], Any]]] = {
     ),
     "attention, keys": ("ragged_attention", "cu_k", lambda cu: attend(rows(), rows(), rows(), offsets_of([2, 4]), cu)),
     "pool": ("ragged_pool", "offsets", lambda cu: ragged_pool(torch.zeros(6, 3), cu)),
+    "conv": (
+        "ragged_conv1d",
+        "offsets",
+        lambda cu: ragged_conv1d(torch.zeros(6, 3), cu, torch.zeros(2, 3, 3)),
+    ),
+    "softmax": ("ragged_softmax", "offsets", lambda cu: ragged_softmax(torch.zeros(6, 3), cu)),
     "unpack": ("unpack", "offsets", lambda cu: torch.ops.edgeops.ragged_unpack(torch.zeros(6, 2), cu, 9)),
     "pack": ("pack", "offsets", pack_op),
 }

@@ -21,11 +21,13 @@ from edgeops.triton_kernels.ragged import (
     attention,
     attention_bias_bwd,
     attention_bwd,
+    conv,
     fused,
     fused_bwd,
     gemm,
     pack,
     pool,
+    softmax,
     triangular,
 )
 from edgeops.triton_kernels.ragged.attention_config import attention_bwd_config, attention_config
@@ -219,8 +221,8 @@ def row_backward_cases():
     }
 
 
-def triangular_cases():
-    """Products of triangles: fp16 on tensor cores, fp32 in full precision; element-wise ops."""
+def segment_cases():
+    """Products of triangles and segment softmax: fp16 on tensor cores, fp32 in full precision; element-wise ops."""
     cases = {}
     for name, kind, wanted in (("fp16", "fp16", TENSOR_CORES), ("fp32", "fp32", FULL_FLOAT)):
         cases |= {
@@ -229,6 +231,7 @@ def triangular_cases():
                 {"a": kind, "b": kind, "c": kind},
                 {"REVERSED": False, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "stride_ak": 1, "stride_bj": 1},
                 wanted,
+                stack_limit=16,
             ),
             f"trmm-bwd-{name}": Case(
                 triangular._trmm_bwd_l_kernel,
@@ -243,6 +246,17 @@ def triangular_cases():
         {"MULTIPLY": True, "UPPER": False, "BLOCK_I": 8, "BLOCK_J": 128, "stride_xj": 1, "stride_yj": 1},
         {},
     )
+    tables = {"first": "i64", "length": "i64", "place": "i64"}
+    for name, kind, wanted in (("fp16", "fp16", TENSOR_CORES), ("fp32", "fp32", FULL_FLOAT)):
+        floats = dict.fromkeys(("x", "weight", "bias", "out", "grad", "dw"), kind) | tables
+        tiles = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "TAPS": 3, "HAS_BIAS": True, "stride_xc": 1}
+        cases[f"conv-{name}"] = Case(conv._ragged_conv1d_fwd_kernel, floats, tiles, wanted, stack_limit=64)
+        tiles = {"BLOCK_O": 64, "BLOCK_C": 64, "BLOCK_R": 32, "stride_xc": 1, "stride_gc": 1}
+        cases[f"conv-bwd-{name}"] = Case(conv._ragged_conv1d_bwd_weight_kernel, floats, tiles, wanted, stack_limit=64)
+    sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
+    halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
+    cases["softmax"] = Case(softmax._ragged_softmax_fwd_kernel, halves, sizes, WIDE_LOADS)
+    cases["softmax-bwd"] = Case(softmax._ragged_softmax_bwd_kernel, halves, sizes | {"LOG": True}, WIDE_LOADS)
     return cases
 
 
@@ -325,7 +339,7 @@ CASES = {
     ),
     **row_cases(),
     **row_backward_cases(),
-    **triangular_cases(),
+    **segment_cases(),
     **gemm_cases(),
 }
 
