@@ -230,7 +230,7 @@ def _settings(given: argparse.Namespace, chosen: Sequence[Workload]) -> Settings
     device = "cuda" if given.suite == "gpu" else given.device
     if device == "cuda" and not torch.cuda.is_available():
         asked = "--suite gpu" if given.suite == "gpu" else "--device cuda"
-        raise ValueError(f"bench.run: {asked} needs a GPU that torch can use; got none. Leave the option out.")
+        raise ValueError(f"bench.run: {asked} needs a CUDA device; got none. Leave the option out.")
     settings = Settings(
         suite=given.suite,
         threads=given.threads,
