@@ -220,7 +220,7 @@ CASES = {
     ),
     **attention_cases(torch.float32, "fp32-dropout", FULL_FLOAT, forbidden=NO_TENSOR_CORES, dropout=True),
     **backward_cases(torch.float16, "fp16", MATRIX_UNITS),
-    **backward_cases(torch.float32, "fp32", FULL_FLOAT, forbidden=NO_TENSOR_CORES),
+    **backward_cases(torch.float32, "fp32", FULL_FLOAT, forbidden=NO_TENSOR_CORES, stack_limit=16),
     **backward_cases(
         torch.float32,
         "fp32-all",
@@ -335,6 +335,12 @@ for wide in (128, 256, 512):
         TABLE |= backward_cases(wide_dtype, f"{name}-plain", {}, head_size=wide, **spilled)
 
 
+TABLE |= backward_cases(
+    torch.bfloat16, "bf16-bias-dropout-d64", {}, bias=True, dropout=True, form="scalar", stack_limit=64
+)
+TABLE |= backward_cases(
+    torch.float32, "tf32x3", {"sm90": r"tf32"}, left=True, precision="tf32x3", targets=["sm80", "sm90"], stack_limit=128
+)
 TABLE |= backward_cases(
     torch.bfloat16, "bf16-all", {}, head_size=128, bias=True, left=True, right=True, dropout=True, stack_limit=64
 )
