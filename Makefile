@@ -82,6 +82,7 @@ gpu:
 	ln -sfn ../triton_kernels edgeops/triton_kernels
 	$(PYTHON) -m pytest -m gpu -q -p no:cacheprovider tests/gpu
 	$(PYTHON) -m bench.run --suite gpu
+	$(PYTHON) -m bench.check G1 G2 G3 G4 G6
 
 clean:
 	rm -rf build *.egg-info edgeops/*.so edgeops/triton_kernels

@@ -17,7 +17,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import exact, overhead, registry, run, speed, table, targets
+import torch
+
+from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -56,10 +58,25 @@ EXACT: dict[str, Callable[[], Figures]] = {
 
 
 def _measured(item: str, settings: run.Settings, out: Path | None) -> list[perf.Record]:
-    entry = speed.ITEMS[item]
-    settings = dataclasses.replace(settings, rounds=settings.rounds or entry.rounds, memory=out is not None)
+    if item in speed_gpu.ITEMS:
+        rounds, workloads = speed_gpu.ITEMS[item].rounds, speed_gpu.workloads(item)
+        settings = dataclasses.replace(settings, suite="gpu", device="cuda")
+    else:
+        rounds, workloads = speed.ITEMS[item].rounds, [registry.workload(speed.ITEMS[item].workload)]
+    settings = dataclasses.replace(settings, rounds=settings.rounds or rounds, memory=out is not None)
     with table.progress() as (step, tell):
-        return run.run([registry.workload(entry.workload)], settings, out=out, tell=tell, progress=step)
+        return run.run(workloads, settings, out=out, tell=tell, progress=step)
+
+
+def _judged(item: str, chosen: Sequence[perf.Record], fresh: bool) -> Figures:
+    """Figures of an item from its records, and what is measured besides them."""
+    if item not in speed_gpu.ITEMS:
+        return speed.ITEMS[item].figures(table.groups(chosen))
+    entry = speed_gpu.ITEMS[item]
+    seen = entry.figures(table.groups(chosen))
+    if entry.besides is not None and (fresh or torch.cuda.is_available()):
+        seen |= entry.besides(torch.device("cuda"))
+    return seen
 
 
 def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | None, out: Path | None) -> Figures:
@@ -72,12 +89,14 @@ def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | 
     if item in EXACT:
         return EXACT[item]()
     chosen = _measured(item, settings, out) if records is None else records
-    chosen = [r for r in chosen if r.workload == speed.ITEMS[item].workload]
+    gpu = speed_gpu.ITEMS.get(item)
+    wanted = (speed.ITEMS[item].workload,) if gpu is None else gpu.workloads
+    chosen = [r for r in chosen if r.workload in wanted and (gpu is None or r.samples.clock == "cuda")]
     table.show_records(chosen)
     if any(r.notes.get("synthetic") for r in chosen):
         print(f"{item}: lengths are synthetic here, so this verdict is only a rehearsal")
     _warn_of_noise(item, chosen)
-    return speed.ITEMS[item].figures(table.groups(chosen))
+    return _judged(item, chosen, records is None)
 
 
 def _warn_of_noise(item: str, records: Sequence[perf.Record]) -> None:
@@ -129,7 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=0, help="samples per candidate; default: what the item needs")
     parser.add_argument("--out", type=Path, help="append the records of measured items to this file")
     given = parser.parse_args(argv)
-    chosen = targets.items() if given.item == ["all"] else given.item
+    chosen = list(targets.items() if given.item == ["all"] else given.item)
+    if given.item == ["all"] and not given.records and not torch.cuda.is_available():
+        print(f"left out, {speed_gpu.NO_GPU}: {', '.join(speed_gpu.ITEMS)}")
+        chosen = [item for item in chosen if item not in speed_gpu.ITEMS]
     unknown = [item for item in chosen if item not in targets.items()]
     if unknown:
         print(f"bench.check: item must be one of {', '.join(targets.items())}; got {unknown}.", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SUITES = ("smoke", "full")
+SUITES = ("smoke", "full", "gpu")
 
 
 class Unavailable(RuntimeError):

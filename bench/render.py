@@ -44,7 +44,7 @@ def newest(records: Iterable[perf.Record], name: str) -> list[Group]:
         r
         for r in records
         if r.workload == workload
-        and r.notes.get("suite") == "full"
+        and r.notes.get("suite") in (("full", "gpu") if kind == "gpu" else ("full",))
         and (r.samples.clock == "cuda") == (kind == "gpu")
         and not r.notes.get("synthetic")
     ]

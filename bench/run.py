@@ -2,6 +2,7 @@
 """Run benchmarks: gate, interleave with the roof, print a table, write records.
 
     python -m bench.run --op ragged_attention --suite full --threads 1
+    python -m bench.run --suite gpu        # on a GPU, with the workloads that only a GPU has
     python -m bench.run --smoke            # every workload, tiny: does everything still run and agree?
     python -m bench.run --list
 
@@ -226,13 +227,15 @@ def _settings(given: argparse.Namespace, chosen: Sequence[Workload]) -> Settings
     Raises:
         ValueError: a case that no chosen workload has, or a device that is not there.
     """
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("bench.run: --device cuda needs a CUDA device; got none. Leave the option out.")
+    device = "cuda" if given.suite == "gpu" else given.device
+    if device == "cuda" and not torch.cuda.is_available():
+        asked = "--suite gpu" if given.suite == "gpu" else "--device cuda"
+        raise ValueError(f"bench.run: {asked} needs a CUDA device; got none. Leave the option out.")
     settings = Settings(
         suite=given.suite,
         threads=given.threads,
         rounds=given.rounds,
-        device=given.device,
+        device=device,
         candidates=None if given.candidate is None else tuple(given.candidate),
         memory=not given.no_memory,
     )

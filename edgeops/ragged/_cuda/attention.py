@@ -184,8 +184,10 @@ def why_not_triton_attention_bwd(
     grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> Iterator[str]:
     """Reasons against the Triton kernels of the gradient."""
-    yield from why_not_triton_attention(q, k, v)
-    if not q.is_cuda or torch.version.hip is not None or max(q.shape[2], v.shape[2]) <= 128:
+    reasons = list(why_not_triton_attention(q, k, v))
+    yield from reasons
+    # small tiles of small heads fit on every GPU
+    if reasons or not q.is_cuda or torch.version.hip is not None or max(q.shape[2], v.shape[2]) <= 128:
         return
     from edgeops.triton_kernels.ragged.attention_config import bwd_shared_memory
 
