@@ -2,9 +2,9 @@
 // Inner loops of ragged attention, backward. Included once per instruction set, inside its namespace.
 //
 // One thread works on one sequence and kv head: for each tile of keys and block of query rows the scores are computed
-// again, P = exp(S - lse), dS = P * (dO V^T - delta), and then dV += P^T dO, dK += dS^T Q, dQ += dS K, all through 6 x 2
-// register tiles. Every element of a gradient is one chain of multiply-adds in row or key order: no atomics, and the
-// same bits in any batch with any number of threads.
+// again, P = exp(S - lse), dS = P * (dO V^T - delta) with delta = sum_j P_j dP_j = dO . out, and then dV += P^T dO,
+// dK += dS^T Q, dQ += dS K, all through 6 x 2 register tiles. Every element of a gradient is a sum in row or key order:
+// no atomics, and the same bits in any batch with any number of threads.
 
 #include "attention_tiles.inl.h"
 //
@@ -20,14 +20,7 @@ template <class T, int MR, bool kAdd>
 EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t ldb, int64_t rows, T* o, int64_t ldo) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
-  V acc[MR][2] = {};
-  if constexpr (kAdd) {
-#pragma GCC unroll 6
-    for (int r = 0; r < MR; ++r) {
-      acc[r][0] = vload<T>(o + r * ldo);
-      acc[r][1] = vload<T>(o + r * ldo + n);
-    }
-  }
+  V acc[MR][2] = {};  // a block's sum first, then added: shorter chains, smaller errors
   for (int64_t i = 0; i < rows; ++i) {
     const V b0 = vload<T>(b + i * ldb), b1 = vload<T>(b + i * ldb + n);
 #pragma GCC unroll 6
@@ -39,8 +32,8 @@ EDGEOPS_INLINE void key_tile(const T* p, const T* b, int64_t ldb, int64_t rows, 
   }
 #pragma GCC unroll 6
   for (int r = 0; r < MR; ++r) {
-    vstore<T>(o + r * ldo, acc[r][0]);
-    vstore<T>(o + r * ldo + n, acc[r][1]);
+    vstore<T>(o + r * ldo, kAdd ? vload<T>(o + r * ldo) + acc[r][0] : acc[r][0]);
+    vstore<T>(o + r * ldo + n, kAdd ? vload<T>(o + r * ldo + n) + acc[r][1] : acc[r][1]);
   }
 }
 
@@ -88,6 +81,16 @@ EDGEOPS_INLINE void add_keys(
   }
 }
 
+// The sum of a vector's lanes, in order.
+template <class T>
+EDGEOPS_INLINE T lane_sum(typename Lanes<T>::V x) {
+  T total = 0;
+  for (int l = 0; l < Lanes<T>::n; ++l) {
+    total += x[l];
+  }
+  return total;
+}
+
 template <class T>
 EDGEOPS_INLINE T dot(const T* a, const T* b, int64_t n) {
   typedef typename Lanes<T>::V V;
@@ -97,27 +100,45 @@ EDGEOPS_INLINE T dot(const T* a, const T* b, int64_t n) {
   for (; i + w <= n; i += w) {
     sum += vload<T>(a + i) * vload<T>(b + i);
   }
-  T total = 0;
-  for (int l = 0; l < w; ++l) {
-    total += sum[l];
-  }
+  T total = lane_sum<T>(sum);
   for (; i < n; ++i) {
     total += a[i] * b[i];
   }
   return total;
 }
 
-// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias.
-template <class T, bool kNatural>
-EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta_value, T scale) {
+// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias. A whole
+// row (kWhole) is normalised again and gives its own delta = sum_j P_j dP_j, free of the rounding of out and lse; then
+// `delta` holds only what is subtracted from it. What was not computed, behind a mask, is not used.
+template <class T, bool kNatural, bool kWhole>
+EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta, T scale) {
   typedef typename Lanes<T>::V V;
-  const V base = vset<T>(base_value), delta = vset<T>(delta_value);
-  for (int64_t j = from; j < to; j += Lanes<T>::n) {
+  constexpr int n = Lanes<T>::n;
+  const V base = vset<T>(base_value);
+  V sums = {}, products = {};
+  for (int64_t j = from; j < to; j += n) {
     const V x = vload<T>(s + j) - base;
     const V p = vexp2(kNatural ? x * T(kLog2e) : x);
     vstore<T>(s + j, p);
-    const V grad = p * scale * (vload<T>(ds + j) - delta);
-    vstore<T>(ds + j, p == V{} ? V{} : grad);  // what was not computed, behind a mask, is not read
+    if constexpr (kWhole) {
+      const V product = p * vload<T>(ds + j);
+      sums += p;
+      products += p == V{} ? V{} : product;
+    } else {
+      const V grad = p * scale * (vload<T>(ds + j) - delta);
+      vstore<T>(ds + j, p == V{} ? V{} : grad);
+    }
+  }
+  if constexpr (kWhole) {
+    const T sum = lane_sum<T>(sums);
+    const T inverse = sum == 0 ? T(0) : 1 / sum;
+    const V whole_delta = vset<T>(lane_sum<T>(products) * inverse - delta);
+    for (int64_t j = from; j < to; j += n) {
+      const V p = vload<T>(s + j) * inverse;
+      const V grad = p * scale * (vload<T>(ds + j) - whole_delta);
+      vstore<T>(s + j, p);
+      vstore<T>(ds + j, p == V{} ? V{} : grad);
+    }
   }
 }
 
@@ -259,14 +280,15 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
         } else {
           const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
           const Reach reach(c, i0, lq, lk, t0);
-          int64_t ldq, ldg, ldo;
+          int64_t ldq, ldg, ldo = 0;
           T* room = b.room + (same ? 0 : tile * wide);
           const S* q_at = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
           const T* q_rows = as_rows<St>(q_at, c.q_row, rows, c.dim, room, ldq);
           const S* go_at = static_cast<const S*>(g.grad_out) + (q0 + i0) * g.go_row + h * g.go_head;
           const T* go_rows = as_rows<St>(go_at, g.go_row, rows, c.dim_v, room + (same ? 0 : rows * wide), ldg);
           const S* o_at = static_cast<const S*>(g.out) + (q0 + i0) * g.out_row + h * g.out_head;
-          const T* o_rows = as_rows<St>(o_at, g.out_row, rows, c.dim_v, room + (same ? 0 : 2 * rows * wide), ldo);
+          const T* o_rows =
+              tiled ? as_rows<St>(o_at, g.out_row, rows, c.dim_v, room + (same ? 0 : 2 * rows * wide), ldo) : nullptr;
           Rows<const T> q_of{q_rows, ldq, w}, go_of{go_rows, ldg, w};
           if (!few_rows || c.dim % w != 0) {
             pack_values<T>(q_rows, ldq, rows, c.dim, b.q_packed);
@@ -282,7 +304,7 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             const T less = g.grad_lse == nullptr ? T(0) : static_cast<const T*>(g.grad_lse)[at];
             const bool dead = lse == -__builtin_inf();
             base[r] = dead ? T(__builtin_inf()) : natural ? lse : lse * T(kLog2e);
-            delta[r] = dead ? T(0) : dot<T>(go_rows + r * ldg, o_rows + r * ldo, c.dim_v) - less;
+            delta[r] = dead ? T(0) : tiled ? dot<T>(go_rows + r * ldg, o_rows + r * ldo, c.dim_v) - less : less;
           }
           block_scores<T, kGradStride>(rows, q_rows, ldq, b.keys, c.dim, score_scale, from, to, reach, b.scores);
           block_scores<T, kGradStride>(rows, go_rows, ldg, b.values, c.dim_v, T(1), from, to, reach, b.grads);
@@ -298,8 +320,13 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             if (c.dropout.on) {
               dropout_weights<T>(c.dropout, counter, t0, from, end, ds);
             }
-            natural ? weights_row<T, true>(s, ds, from, to, base[r], delta[r], T(1))
-                    : weights_row<T, false>(s, ds, from, to, base[r], delta[r], scale);
+            if (tiled) {
+              natural ? weights_row<T, true, false>(s, ds, from, to, base[r], delta[r], T(1))
+                      : weights_row<T, false, false>(s, ds, from, to, base[r], delta[r], scale);
+            } else {
+              natural ? weights_row<T, true, true>(s, ds, from, to, base[r], delta[r], T(1))
+                      : weights_row<T, false, true>(s, ds, from, to, base[r], delta[r], scale);
+            }
             if (c.dropout.on) {
               dropout_weights<T>(c.dropout, counter, t0, from, end, s);
             }
