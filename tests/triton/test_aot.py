@@ -443,8 +443,8 @@ for wide in (128, 256):
 
 for wide in (128, 256, 512):
     for wide_dtype in (torch.float32, torch.float16):
-        # at 512 the accumulators alone fill the registers
-        spilled = {"stack_limit": 1024 if wide == 512 else 64}
+        # at 512 the accumulators alone fill the registers, most of all on gfx942 without a bias
+        spilled = {"stack_limit": 1536 if wide == 512 else 64}
         name = f"{wide_dtype}-d{wide}"
         TABLE |= backward_cases(wide_dtype, f"{name}-bias", {}, head_size=wide, bias=True, right=True, **spilled)
         TABLE |= backward_cases(wide_dtype, f"{name}-plain", {}, head_size=wide, **spilled)

@@ -154,7 +154,7 @@ def test_rows_without_keys_have_no_gradient(dtype):
 )
 def test_dropout(p, seed, dtype):
     lengths = [3, 0, TILE + 5, 6], [9, 4, 2 * TILE + 1, 1]
-    check(*inputs(*lengths, dtype, 2, 2), *lengths, causal=True, dropout=(p, seed))
+    check(*inputs(*lengths, dtype), *lengths, causal=True, dropout=(p, seed))
 
 
 def test_dropout_mask_bit_for_bit():
@@ -242,12 +242,11 @@ def test_rows_of_no_sequence_have_no_gradient():
 def test_wrong_offsets_never_reach_outside(wrong):
     q, k, v = inputs([10], [10])
     good, bad = offsets_of([6, 4]), torch.tensor(wrong)
-    for cu_q, cu_k in ((bad, good), (good, bad), (bad, bad)):
-        for shape in ((2, 1, 10, 10), (1, 1, 1, 10)):
-            rest = (cu_q, cu_k, torch.randn(shape), 0.3, True, -1, -1)
-            out, lse = ragged_attention_fwd(q, k, v, *rest)
-            found = ragged_attention_bwd(out, None, q, k, v, out, lse, *rest)
-            assert [x.shape for x in found] == [q.shape, k.shape, v.shape, shape]
+    for cu_q, cu_k, shape in ((bad, good, (2, 1, 10, 10)), (good, bad, (1, 1, 1, 10)), (bad, bad, (1, 1, 10, 1))):
+        rest = (cu_q, cu_k, torch.randn(shape), 0.3, True, -1, -1)
+        out, lse = ragged_attention_fwd(q, k, v, *rest)
+        found = ragged_attention_bwd(out, None, q, k, v, out, lse, *rest)
+        assert [x.shape for x in found] == [q.shape, k.shape, v.shape, shape]
 
 
 def test_no_keys_at_all():
