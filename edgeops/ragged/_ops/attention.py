@@ -54,7 +54,8 @@ def _attention_bwd_fake(
 def _attention_fwd_vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
     """Fold the mapped dimension into the heads: [T, H, D] x n becomes [T, n * H, D], one call."""
     op = torch.ops.edgeops._ragged_attention_fwd
-    if any(d is not None for d in in_dims[3:6]):  # mapped offsets or bias: different shapes of work for each slice
+    dropout = len(args) > 10 and args[10] > 0  # the mask follows from the head: slices of one batch share it
+    if dropout or any(d is not None for d in in_dims[3:6]):  # mapped offsets or bias: other work for each slice
         return _native.loop_vmap(op)(info, in_dims, *args)
     n = info.batch_size
     folded = []
