@@ -19,6 +19,7 @@ from edgeops.ragged.fused import add_layer_norm as add_layer_norm
 from edgeops.ragged.fused import bias_gelu as bias_gelu
 from edgeops.ragged.layout import RaggedLayout as RaggedLayout
 from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
+from edgeops.ragged.norm import ragged_instance_norm as ragged_instance_norm
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
@@ -41,6 +42,7 @@ __all__ = [
     "pack",
     "ragged_attention",
     "ragged_conv1d",
+    "ragged_instance_norm",
     "ragged_pool",
     "ragged_softmax",
     "to_nested",

@@ -146,6 +146,7 @@ AUTOCAST = {
     "bias_gelu": (torch.float32,),
     "add_layer_norm": (torch.float32,),
     "ragged_conv1d": (torch.bfloat16,),
+    "ragged_instance_norm": (torch.float32,),
     "ragged_softmax": (torch.float32,),
     "trmm": (torch.bfloat16,),
     "tradd": (torch.float32,),

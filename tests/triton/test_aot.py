@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.ragged import attention, conv, fused, pack, pool, softmax, triangular
+from edgeops.triton_kernels.ragged import attention, conv, fused, norm, pack, pool, softmax, triangular
 from edgeops.triton_kernels.ragged.attention_config import attention_config
 
 triton = pytest.importorskip("triton")
@@ -166,6 +166,12 @@ def segment_cases():
         cases[f"conv-{name}"] = Case(conv._ragged_conv1d_fwd_kernel, floats, tiles, wanted, stack_limit=64)
         tiles = {"BLOCK_O": 64, "BLOCK_C": 64, "BLOCK_R": 32, "stride_xc": 1, "stride_gc": 1}
         cases[f"conv-bwd-{name}"] = Case(conv._ragged_conv1d_bwd_weight_kernel, floats, tiles, wanted, stack_limit=64)
+    halves = dict.fromkeys(("x", "grad", "out", "dx", "weight", "bias"), "fp16") | {"offsets": "i64"}
+    halves |= dict.fromkeys(("mean", "rstd"), "fp32")
+    sizes = {"HAS_WEIGHT": True, "HAS_BIAS": True, "BLOCK_R": 32, "BLOCK_C": 64}
+    cases["instance-norm"] = Case(norm._ragged_instance_norm_fwd_kernel, halves, sizes, WIDE_LOADS)
+    halves |= dict.fromkeys(("dweight", "dbias"), "fp32")
+    cases["instance-norm-bwd"] = Case(norm._ragged_instance_norm_bwd_kernel, halves, sizes, WIDE_LOADS)
     sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
     halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
     cases["softmax"] = Case(softmax._ragged_softmax_fwd_kernel, halves, sizes, WIDE_LOADS)

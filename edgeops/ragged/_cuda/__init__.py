@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from edgeops import _native
-from edgeops.ragged._cuda import attention, conv, rows, softmax, triangular
+from edgeops.ragged._cuda import attention, conv, norm, rows, softmax, triangular
 
-TOPICS = (attention, conv, rows, softmax, triangular)
+TOPICS = (attention, conv, norm, rows, softmax, triangular)
 KERNELS: dict[str, Callable[..., Any]] = {name: run for topic in TOPICS for name, run in topic.KERNELS.items()}
 
 # what csrc/cuda/module_cuda.cpp registers
