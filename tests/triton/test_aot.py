@@ -171,6 +171,7 @@ def segment_cases():
     sizes = {"HAS_WEIGHT": True, "HAS_BIAS": True, "BLOCK_R": 32, "BLOCK_C": 64}
     cases["instance-norm"] = Case(norm._ragged_instance_norm_fwd_kernel, halves, sizes, WIDE_LOADS)
     halves |= dict.fromkeys(("dweight", "dbias"), "fp32")
+    sizes = {"HAS_WEIGHT": True, "BLOCK_R": 32, "BLOCK_C": 64}
     cases["instance-norm-bwd"] = Case(norm._ragged_instance_norm_bwd_kernel, halves, sizes, WIDE_LOADS)
     sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
     halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
