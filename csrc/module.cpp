@@ -71,4 +71,14 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_ragged_conv1d_bwd_weight(Tensor grad_out, Tensor x, Tensor offsets, SymInt taps, SymInt pad_left, "
       "SymInt pad_right, SymInt dilation, SymInt groups) -> Tensor");
+
+  m.def(
+      "ragged_instance_norm(Tensor x, Tensor offsets, Tensor? weight=None, Tensor? bias=None, float eps=1e-05) "
+      "-> Tensor");
+  m.def(
+      "_ragged_instance_norm_fwd(Tensor x, Tensor offsets, Tensor? weight, Tensor? bias, float eps) "
+      "-> (Tensor out, Tensor mean, Tensor rstd)");
+  m.def(
+      "_ragged_instance_norm_bwd(Tensor grad_out, Tensor x, Tensor offsets, Tensor mean, Tensor rstd, Tensor? weight) "
+      "-> (Tensor dx, Tensor dweight, Tensor dbias)");
 }

@@ -24,8 +24,8 @@ Tensor ragged_pool_fwd_cpu(const Tensor& x_in, const Tensor& offsets, int64_t mo
   const Storage storage = require_storage(x_in, who, "x");
   EDGEOPS_CHECK(x_in.dim() == 2, ValueError, who, "x must have shape [T, C]", shape_of(x_in), "Flatten it.");
   EDGEOPS_CHECK(
-      mode >= 0 && mode <= 2, ValueError, who, "mode must be 0 (sum), 1 (mean) or 2 (max)", std::to_string(mode),
-      "Use edgeops.ragged.ragged_pool with a name.");
+      mode >= 0 && mode <= 4, ValueError, who, "mode must be 0 (sum), 1 (mean), 2 (max), 3 (min) or 4 (logsumexp)",
+      std::to_string(mode), "Use edgeops.ragged.ragged_pool with a name.");
   const auto starts = read_offsets(offsets, x_in.size(0), who, "offsets");
   const int64_t width = x_in.size(1);
   const Tensor x = width <= 1 || x_in.stride(1) == 1 ? x_in : torch::stable::contiguous(x_in);

@@ -16,7 +16,7 @@ struct RowKernels {
   void (*add_layer_norm)(
       const void* x, const void* x_bias, const void* residual, const void* weight, const void* bias, double eps,
       void* out, void* mean, void* rstd, int64_t begin, int64_t end, int64_t width);
-  // out[:] = sum, mean or maximum of `rows` rows `ld` apart; mode as in the op
+  // out[:] = sum, mean, maximum, minimum or log-sum-exp of `rows` rows `ld` apart; mode as in the op
   void (*pool)(const void* x, int64_t ld, int64_t rows, int64_t width, int64_t mode, void* out);
 };
 

@@ -192,7 +192,9 @@ static void add_layer_norm_rows(
 }
 
 // Columns are folded a few vectors at a time over all rows: the accumulators stay in registers.
-template <class T, bool kMax>
+enum class PoolFold { sum, max, min };
+
+template <class T, PoolFold kFold>
 EDGEOPS_INLINE void pool_columns(const T* x, int64_t ld, int64_t rows, int64_t width, T* out) {
   typedef typename Lanes<T>::V V;
   constexpr int w = Lanes<T>::n;
@@ -208,8 +210,10 @@ EDGEOPS_INLINE void pool_columns(const T* x, int64_t ld, int64_t rows, int64_t w
 #pragma GCC unroll 4
       for (int i = 0; i < u; ++i) {
         const V next = vload<T>(x + r * ld + c + i * w);
-        if constexpr (kMax) {
+        if constexpr (kFold == PoolFold::max) {
           acc[i] = acc[i] >= next || acc[i] != acc[i] ? acc[i] : next;  // a NaN stays
+        } else if constexpr (kFold == PoolFold::min) {
+          acc[i] = acc[i] <= next || acc[i] != acc[i] ? acc[i] : next;
         } else {
           acc[i] += next;
         }
@@ -224,9 +228,46 @@ EDGEOPS_INLINE void pool_columns(const T* x, int64_t ld, int64_t rows, int64_t w
     T acc = x[c];
     for (int64_t r = 1; r < rows; ++r) {
       const T next = x[r * ld + c];
-      acc = kMax ? (acc >= next || acc != acc ? acc : next) : acc + next;
+      if constexpr (kFold == PoolFold::sum) {
+        acc += next;
+      } else {
+        acc = acc != acc || (kFold == PoolFold::max ? acc >= next : acc <= next) ? acc : next;
+      }
     }
     out[c] = acc;
+  }
+}
+
+// log(sum(exp(x))) over rows, from their maximum; an infinite or NaN maximum is the result
+template <class T>
+static void pool_logsumexp(const T* x, int64_t ld, int64_t rows, int64_t width, T* out) {
+  constexpr int w = Lanes<T>::n;
+  const T log2e = static_cast<T>(1.4426950408889634);
+  pool_columns<T, PoolFold::max>(x, ld, rows, width, out);
+  for (int64_t c = 0; c < width; c += w) {
+    const int64_t n = width - c < w ? width - c : w;
+    T top[w] = {}, row[w] = {}, sums[w];
+    for (int64_t i = 0; i < n; ++i) {
+      top[i] = out[c + i];
+    }
+    typename Lanes<T>::V acc = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* from = x + r * ld + c;
+      if (n == w) {
+        acc += vexp2((vload<T>(from) - vload<T>(top)) * log2e);
+      } else {
+        for (int64_t i = 0; i < n; ++i) {
+          row[i] = from[i];
+        }
+        acc += vexp2((vload<T>(row) - vload<T>(top)) * log2e);
+      }
+    }
+    vstore<T>(sums, acc);
+    for (int64_t i = 0; i < n; ++i) {
+      if (top[i] - top[i] == T(0)) {
+        out[c + i] = top[i] + static_cast<T>(__builtin_log(static_cast<double>(sums[i])));
+      }
+    }
   }
 }
 
@@ -238,8 +279,11 @@ static void pool_rows(const void* x, int64_t ld, int64_t rows, int64_t width, in
   const S* src = static_cast<const S*>(x);
   S* target = static_cast<S*>(out);
   if (rows == 0 || width == 0) {
+    T nothing[1] = {mode == 4 ? -static_cast<T>(__builtin_inf()) : T(0)};
+    S stored[1];
+    narrow<St>(nothing, stored, 1);
     for (int64_t c = 0; c < width; ++c) {
-      target[c] = S(0);
+      target[c] = stored[0];
     }
     return;
   }
@@ -254,9 +298,13 @@ static void pool_rows(const void* x, int64_t ld, int64_t rows, int64_t width, in
     ld = width;
   }
   if (mode == 2) {
-    pool_columns<T, true>(values, ld, rows, width, result);
+    pool_columns<T, PoolFold::max>(values, ld, rows, width, result);
+  } else if (mode == 3) {
+    pool_columns<T, PoolFold::min>(values, ld, rows, width, result);
+  } else if (mode == 4) {
+    pool_logsumexp<T>(values, ld, rows, width, result);
   } else {
-    pool_columns<T, false>(values, ld, rows, width, result);
+    pool_columns<T, PoolFold::sum>(values, ld, rows, width, result);
     if (mode == 1) {
       for (int64_t c = 0; c < width; ++c) {
         result[c] /= static_cast<T>(rows);

@@ -3,6 +3,7 @@
 //
 // Rows are read in order and whole, with the maximum and the sum of each column held beside. Where there are few
 // columns several rows count as one long row, and its columns are folded at the end.
+#include "columns.inl.h"
 
 constexpr int64_t kSoftmaxMost = 256;  // columns held beside: the widest piece, or a row made of several
 
@@ -12,94 +13,55 @@ struct SoftmaxState {
   T sum[kSoftmaxMost];
 };
 
-// Calls body(vector position, count) on whole vectors, then once on the rest.
-template <class T, class Body>
-EDGEOPS_INLINE void softmax_lanes(int64_t n, const Body& body) {
-  constexpr int w = Lanes<T>::n;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) {
-    body(i, static_cast<int64_t>(w));
-  }
-  if (i < n) {
-    body(i, n - i);
-  }
-}
-
-template <class T>
-EDGEOPS_INLINE typename Lanes<T>::V softmax_get(const T* p, int64_t n) {
-  constexpr int w = Lanes<T>::n;
-  if (n >= w) {
-    return vload<T>(p);
-  }
-  T room[w] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    room[i] = p[i];
-  }
-  return vload<T>(room);
-}
-
-template <class T>
-EDGEOPS_INLINE void softmax_put(T* p, typename Lanes<T>::V v, int64_t n) {
-  constexpr int w = Lanes<T>::n;
-  if (n >= w) {
-    return vstore<T>(p, v);
-  }
-  T room[w];
-  vstore<T>(room, v);
-  for (int64_t i = 0; i < n; ++i) {
-    p[i] = room[i];
-  }
-}
-
 // The passes over one row of n columns.
 template <class T>
 EDGEOPS_INLINE void softmax_top(const T* x, T* top, int64_t n) {
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    softmax_put<T>(top + i, vmax<T>(softmax_get<T>(top + i, k), softmax_get<T>(x + i, k)), k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    column_put<T>(top + i, vmax<T>(column_get<T>(top + i, k), column_get<T>(x + i, k)), k);
   });
 }
 
 template <class T>
 EDGEOPS_INLINE void softmax_exp(const T* x, const T* top, T* sum, T* out, int64_t n) {
   const T log2e = static_cast<T>(1.4426950408889634);
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    const auto e = vexp2((softmax_get<T>(x + i, k) - softmax_get<T>(top + i, k)) * log2e);
-    softmax_put<T>(sum + i, softmax_get<T>(sum + i, k) + e, k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    const auto e = vexp2((column_get<T>(x + i, k) - column_get<T>(top + i, k)) * log2e);
+    column_put<T>(sum + i, column_get<T>(sum + i, k) + e, k);
     if (out != nullptr) {
-      softmax_put<T>(out + i, e, k);
+      column_put<T>(out + i, e, k);
     }
   });
 }
 
 template <class T>
 EDGEOPS_INLINE void softmax_scale(T* out, const T* factor, int64_t n) {
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    softmax_put<T>(out + i, softmax_get<T>(out + i, k) * softmax_get<T>(factor + i, k), k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    column_put<T>(out + i, column_get<T>(out + i, k) * column_get<T>(factor + i, k), k);
   });
 }
 
 template <class T>
 EDGEOPS_INLINE void softmax_shift(const T* x, const T* top, const T* logs, T* out, int64_t n) {
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    const auto y = softmax_get<T>(x + i, k) - softmax_get<T>(top + i, k);
-    softmax_put<T>(out + i, y - softmax_get<T>(logs + i, k), k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    const auto y = column_get<T>(x + i, k) - column_get<T>(top + i, k);
+    column_put<T>(out + i, y - column_get<T>(logs + i, k), k);
   });
 }
 
 template <class T>
 EDGEOPS_INLINE void softmax_dot(const T* grad, const T* out, T* sum, int64_t n, bool log) {
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    const auto g = softmax_get<T>(grad + i, k);
-    softmax_put<T>(sum + i, softmax_get<T>(sum + i, k) + (log ? g : g * softmax_get<T>(out + i, k)), k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    const auto g = column_get<T>(grad + i, k);
+    column_put<T>(sum + i, column_get<T>(sum + i, k) + (log ? g : g * column_get<T>(out + i, k)), k);
   });
 }
 
 template <class T>
 EDGEOPS_INLINE void softmax_grad(const T* grad, const T* out, const T* sum, T* dx, int64_t n, bool log) {
   const T log2e = static_cast<T>(1.4426950408889634);
-  softmax_lanes<T>(n, [&](int64_t i, int64_t k) {
-    const auto g = softmax_get<T>(grad + i, k), y = softmax_get<T>(out + i, k), s = softmax_get<T>(sum + i, k);
-    softmax_put<T>(dx + i, log ? g - vexp2(y * log2e) * s : y * (g - s), k);
+  column_lanes<T>(n, [&](int64_t i, int64_t k) {
+    const auto g = column_get<T>(grad + i, k), y = column_get<T>(out + i, k), s = column_get<T>(sum + i, k);
+    column_put<T>(dx + i, log ? g - vexp2(y * log2e) * s : y * (g - s), k);
   });
 }
 

@@ -22,6 +22,7 @@ from edgeops.ragged.gemm import vgemm as vgemm
 from edgeops.ragged.gemm import vgemm_packed as vgemm_packed
 from edgeops.ragged.layout import RaggedLayout as RaggedLayout
 from edgeops.ragged.layout import offsets_from_lengths as offsets_from_lengths
+from edgeops.ragged.norm import ragged_instance_norm as ragged_instance_norm
 from edgeops.ragged.pack import pack as pack
 from edgeops.ragged.pack import unpack as unpack
 from edgeops.ragged.pool import ragged_pool as ragged_pool
@@ -49,6 +50,7 @@ __all__ = [
     "pack",
     "ragged_attention",
     "ragged_conv1d",
+    "ragged_instance_norm",
     "ragged_pool",
     "ragged_softmax",
     "to_nested",

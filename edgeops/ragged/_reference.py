@@ -221,23 +221,33 @@ def ragged_unpack_reference(values: Tensor, offsets: Tensor, length: int, paddin
     return out
 
 
-POOL_MODES = ("sum", "mean", "max")
+POOL_MODES = ("sum", "mean", "max", "min", "logsumexp")
 
 
 def ragged_pool_fwd_reference(x: Tensor, offsets: Tensor, mode: int) -> Tensor:
-    """Reduce each segment of x `[T, C]` to one row: mode 0 sum, 1 mean, 2 max. Empty segments give 0."""
+    """Reduce each segment of x `[T, C]` to one row: mode 0 sum, 1 mean, 2 max, 3 min, 4 logsumexp.
+
+    Empty segments give 0, -inf for logsumexp.
+    """
     dtype = torch.promote_types(x.dtype, torch.float32)
     starts = offsets.tolist()
     out = torch.zeros(len(starts) - 1, x.shape[1], dtype=dtype, device=x.device)
     for b in range(len(starts) - 1):
         segment = x[starts[b] : starts[b + 1]].to(dtype)
-        if len(segment):
-            out[b] = segment.amax(0) if mode == 2 else segment.sum(0) / (len(segment) if mode == 1 else 1)
+        if mode == 4:
+            out[b] = torch.logsumexp(segment, 0)
+        elif len(segment) and mode >= 2:
+            out[b] = segment.amax(0) if mode == 2 else segment.amin(0)
+        elif len(segment):
+            out[b] = segment.sum(0) / (len(segment) if mode == 1 else 1)
     return out.to(x.dtype)
 
 
 def ragged_pool_bwd_reference(grad_out: Tensor, x: Tensor, out: Tensor, offsets: Tensor, mode: int) -> Tensor:
-    """Gradient of `ragged_pool_fwd_reference` in x. Ties of the maximum share the gradient evenly, as `amax` does."""
+    """Gradient of `ragged_pool_fwd_reference` in x.
+
+    Ties of the maximum or minimum share the gradient evenly, as `amax` does; so do those of an infinite logsumexp.
+    """
     dtype = torch.promote_types(x.dtype, torch.float32)
     starts = offsets.tolist()
     grad = torch.zeros(x.shape, dtype=dtype, device=x.device)
@@ -246,9 +256,12 @@ def ragged_pool_bwd_reference(grad_out: Tensor, x: Tensor, out: Tensor, offsets:
         count = rows.stop - rows.start
         if count == 0:
             continue
-        if mode == 2:
+        if mode >= 2:
             hit = (x[rows] == out[b]).to(dtype)
-            grad[rows] = hit / hit.sum(0) * grad_out[b].to(dtype)
+            weights = hit / hit.sum(0)
+            if mode == 4:
+                weights = torch.where(out[b].isinf(), weights, torch.softmax(x[rows].to(dtype), 0))
+            grad[rows] = weights * grad_out[b].to(dtype)
         else:
             grad[rows] = grad_out[b].to(dtype) / (count if mode == 1 else 1)
     return grad.to(x.dtype)

@@ -8,6 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _between_zeros(segment: Tensor, left: int, right: int) -> Tensor:
+    """`segment [l, C]` with rows of zeros at its ends; rows are cut where a number is negative."""
+    at = torch.arange(len(segment) + left + right, device=segment.device) - left
+    inside = (at >= 0) & (at < len(segment))
+    out = segment.new_zeros(len(at), segment.shape[1])
+    out[inside] = segment[at[inside]]
+    return out
+
+
 def ragged_conv1d_fwd_reference(
     x: Tensor,
     offsets: Tensor,
@@ -28,7 +37,7 @@ def ragged_conv1d_fwd_reference(
     parts = [x.new_zeros(0, weight.shape[0], dtype=dtype)]
     for b in range(len(starts) - 1):
         if starts[b + 1] - starts[b] + grown > 0:
-            columns = F.pad(x[starts[b] : starts[b + 1]].to(dtype).T, (pad_left, pad_right))
+            columns = _between_zeros(x[starts[b] : starts[b + 1]].to(dtype), pad_left, pad_right).T
             wide_bias = None if bias is None else bias.to(dtype)
             parts.append(F.conv1d(columns[None], weight.to(dtype), wide_bias, 1, 0, dilation, groups)[0].T)
     return torch.cat(parts).to(x.dtype).contiguous()
@@ -49,7 +58,7 @@ def ragged_conv1d_bwd_weight_reference(
             continue
         first = starts[b] + b * grown
         g = grad_out[first : first + rows].to(dtype).unflatten(1, (groups, out_width))
-        padded = F.pad(x[starts[b] : starts[b + 1]].to(dtype), (0, 0, pad_left, pad_right))
+        padded = _between_zeros(x[starts[b] : starts[b + 1]].to(dtype), pad_left, pad_right)
         for k in range(taps):
             source = padded[k * dilation : k * dilation + rows].unflatten(1, (groups, width))
             grad[..., k] += torch.einsum("tgo,tgc->goc", g, source)

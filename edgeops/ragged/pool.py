@@ -36,12 +36,13 @@ def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:
     """Reduce each sequence of a packed batch to one row.
 
     Args:
-        x: `[T, C]`, floating point.
+        x: `[T, ...]`, floating point.
         offsets: int32 or int64 `[N + 1]`: 0 first, never decreasing, T last.
-        reduction: "mean", "sum" or "max" over the rows of a sequence.
+        reduction: "mean", "sum", "max", "min" or "logsumexp" over the rows of a sequence. Rows that tie for the
+            maximum or minimum share its gradient evenly, as those of `torch.amax` do.
 
     Returns:
-        `[N, C]`; 0 for an empty sequence. Differentiable in x.
+        `[N, ...]`; 0 for an empty sequence, -inf with "logsumexp". Differentiable in x, once.
 
     Raises:
         ValueError: unknown reduction, or offsets that do not fit x.
@@ -54,5 +55,9 @@ def ragged_pool(x: Tensor, offsets: Tensor, reduction: str = "mean") -> Tensor:
     if reduction not in POOL_MODES:
         rule = f"reduction must be one of {', '.join(POOL_MODES)}"
         raise ValueError(message("ragged_pool", rule, repr(reduction), "Choose one of these."))
-    result: Tensor = _pool(x, offsets, POOL_MODES.index(reduction))
-    return result
+    mode = POOL_MODES.index(reduction)
+    if not isinstance(x, Tensor) or x.dim() in (0, 2):  # the kernel refuses what is not [T, C]
+        result: Tensor = _pool(x, offsets, mode)
+        return result
+    rows: Tensor = _pool(x[:, None] if x.dim() == 1 else x.flatten(1), offsets, mode)
+    return rows.view(rows.shape[0], *x.shape[1:])

@@ -32,11 +32,17 @@ def _conv(lengths: list[int]) -> tuple[Tensor, ...]:
     return normal(sum(lengths), 5), offsets_of(lengths), normal(4, 5, 3, seed=1), normal(4, seed=2)
 
 
+def _norm(lengths: list[int]) -> tuple[Tensor, ...]:
+    return normal(sum(lengths), 5), offsets_of(lengths), normal(5, seed=1), normal(5, seed=2)
+
+
 def more_cases() -> list[Compiled]:
     """The cases."""
     return [
         ("ragged_conv1d", "same", ragged.ragged_conv1d, _conv),
         ("ragged_conv1d", "longer", lambda *a: ragged.ragged_conv1d(*a, padding=3, dilation=2), _conv),
+        ("ragged_instance_norm", "plain", ragged.ragged_instance_norm, lambda n: (normal(sum(n), 5), offsets_of(n))),
+        ("ragged_instance_norm", "scaled", ragged.ragged_instance_norm, _norm),
         ("ragged_softmax", "rows", ragged.ragged_softmax, lambda n: (normal(sum(n), 5), offsets_of(n))),
         ("ragged_softmax", "vector, log", _log_softmax, lambda n: (normal(sum(n)), offsets_of(n))),
         ("trmm", "lower", ragged.trmm, lambda n: (*_square(n, 1), normal(sum(n), 3, seed=5))),

@@ -80,11 +80,33 @@ def _conv_bwd_weight() -> list[Call]:
     return [((normal(7, 6, seed=1), x, _CU, 3, 1, 1, 1, 2), {}), ((normal(10, 3), x, _CU, 2, 3, 0, 2, 1), {})]
 
 
+def _norm() -> list[Call]:
+    x, weight, bias = normal(7, 3), normal(3, seed=1), normal(3, seed=2)
+    return [((x, _CU, weight, bias), {}), ((x, _CU.int()), {"eps": 0.1})]
+
+
+def _norm_fwd() -> list[Call]:
+    x, weight, bias = normal(7, 3), normal(3, seed=1), normal(3, seed=2)
+    return [((x, _CU, weight, bias, 1e-3), {}), ((x, _CU, None, None, 0.1), {})]
+
+
+def _norm_bwd() -> list[Call]:
+    calls: list[Call] = []
+    for (x, cu, weight, bias, eps), _ in _norm_fwd():
+        _, mean, rstd = torch.ops.edgeops._ragged_instance_norm_fwd(x, cu, weight, bias, eps)
+        calls.append(((normal(7, 3, seed=5), x, cu, mean, rstd, weight), {}))
+    return calls
+
+
+_NORM = "test_ragged_norm.py"
 _TRI = "test_ragged_triangular.py"
 MORE: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
     "ragged_conv1d": (_conv, "test_ragged_conv.py::test_conv1d", "ragged_conv1d"),
     "_ragged_conv1d_fwd": (_conv_fwd, "test_ragged_conv.py::test_conv1d", "ragged_conv1d"),
     "_ragged_conv1d_bwd_weight": (_conv_bwd_weight, "test_ragged_conv.py::test_conv1d_gradients", "ragged_conv1d"),
+    "ragged_instance_norm": (_norm, f"{_NORM}::test_instance_norm", "ragged_instance_norm"),
+    "_ragged_instance_norm_fwd": (_norm_fwd, f"{_NORM}::test_instance_norm", "ragged_instance_norm"),
+    "_ragged_instance_norm_bwd": (_norm_bwd, f"{_NORM}::test_instance_norm_gradients", "ragged_instance_norm"),
     "ragged_softmax": (_softmax, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
     "_ragged_softmax_fwd": (_softmax_fwd, "test_ragged_softmax.py::test_softmax", "ragged_softmax"),
     "_ragged_softmax_bwd": (_softmax_bwd, "test_ragged_softmax.py::test_softmax_gradients", "ragged_softmax"),

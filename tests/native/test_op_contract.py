@@ -150,6 +150,7 @@ AUTOCAST = {
     "vgemm_packed": (torch.bfloat16,),
     "grouped_mm": (torch.bfloat16,),
     "ragged_conv1d": (torch.bfloat16,),
+    "ragged_instance_norm": (torch.float32,),
     "ragged_softmax": (torch.float32,),
     "trmm": (torch.bfloat16,),
     "tradd": (torch.float32,),

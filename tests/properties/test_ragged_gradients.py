@@ -64,7 +64,7 @@ def test_gradients_stay_in_their_sequence(x: AttentionInput, data: st.DataObject
         assert torch.equal(before[others], after[others])
 
 
-@given(lengths(), st.integers(0, 9), st.sampled_from(["sum", "mean", "max"]), seeds())
+@given(lengths(), st.integers(0, 9), st.sampled_from(["sum", "mean", "max", "min", "logsumexp"]), seeds())
 def test_pool(lens: list[int], width: int, reduction: str, generator: torch.Generator) -> None:
     x, cu = normal(generator, sum(lens), width), offsets_of(lens)
     check_zero_and_linear(lambda: ragged_pool(x, cu, reduction), [x], generator)

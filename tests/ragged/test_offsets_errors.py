@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeops.ragged import ragged_attention, ragged_conv1d, ragged_pool, ragged_softmax
+from edgeops.ragged import ragged_attention, ragged_conv1d, ragged_instance_norm, ragged_pool, ragged_softmax
 from tests.messages import refused
 from tests.peers import offsets_of
 
@@ -43,6 +43,7 @@ OPS: dict[str, tuple[str, str, Callable[[Tensor], Any]]] = {
         "offsets",
         lambda cu: ragged_conv1d(torch.zeros(6, 3), cu, torch.zeros(2, 3, 3)),
     ),
+    "norm": ("ragged_instance_norm", "offsets", lambda cu: ragged_instance_norm(torch.zeros(6, 3), cu)),
     "softmax": ("ragged_softmax", "offsets", lambda cu: ragged_softmax(torch.zeros(6, 3), cu)),
     "unpack": ("unpack", "offsets", lambda cu: torch.ops.edgeops.ragged_unpack(torch.zeros(6, 2), cu, 9)),
     "pack": ("pack", "offsets", pack_op),

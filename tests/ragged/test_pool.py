@@ -28,9 +28,10 @@ def peer(x: Tensor, offsets: Tensor, reduction: str) -> Tensor:
     rows = []
     for part in x.split(offsets.diff().tolist()) if len(offsets) > 1 else ():
         if len(part) == 0:
-            rows.append(x.new_zeros(x.shape[1]))
+            rows.append(x.new_full(x.shape[1:], -torch.inf if reduction == "logsumexp" else 0.0))
         else:
-            rows.append(part.amax(0) if reduction == "max" else getattr(part, reduction)(0))
+            name = {"max": "amax", "min": "amin"}.get(reduction, reduction)
+            rows.append(getattr(part, name)(0))
     return torch.stack(rows) if rows else x.new_zeros(0, x.shape[1])
 
 
@@ -51,9 +52,9 @@ def test_forward(pool: Callable[..., Tensor], width: int, reduction: str, dtype:
     exact, same = peer(x.double(), cu, reduction), peer(x, cu, reduction)
     # rows are added in order, torch adds in pairs: sums of many rows round more, within eps times the sum of the sizes
     noise = torch.finfo(dtype).eps * float(peer(x.double().abs(), cu, "sum").max()) if width else 0.0
-    noise = 0.0 if reduction == "max" else noise / 600 if reduction == "mean" else noise
+    noise = 0.0 if reduction in ("max", "min") else noise / 600 if reduction != "sum" else noise
     assert_within_budget(reduction, pool(x, cu, reduction), same, exact, 2.0, noise)
-    if reduction == "max":
+    if reduction in ("max", "min"):
         assert torch.equal(pool(x, cu, reduction), same)
 
 
@@ -72,8 +73,8 @@ def test_backward(reduction: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("reduction", POOL_MODES)
 def test_gradcheck(reduction: str) -> None:
-    cu = offsets_of([2, 0, 3])
-    x = normal(5, 2, dtype=torch.float64).requires_grad_()
+    cu = offsets_of([2, 1, 3] if reduction == "logsumexp" else [2, 0, 4])  # that of an empty one is -inf, as it must be
+    x = normal(6, 2, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ragged_pool(x, cu, reduction), (x,))
 
 
@@ -89,7 +90,7 @@ def test_ties_of_the_maximum_share_the_gradient() -> None:
 def test_nothing(pool: Callable[..., Tensor], reduction: str, lengths: list[int]) -> None:
     x = torch.zeros(0, 5, requires_grad=True)
     out = pool(x, offsets_of(lengths), reduction)
-    assert torch.equal(out, torch.zeros(len(lengths), 5))
+    assert torch.equal(out, torch.full((len(lengths), 5), -torch.inf if reduction == "logsumexp" else 0.0))
 
 
 @pytest.mark.parametrize("reduction", POOL_MODES)
@@ -123,7 +124,7 @@ def test_a_bad_value_stays_in_its_sequence_and_column(reduction: str, poison: fl
     assert torch.equal(out[1, 7].nan_to_num(nan=3.0), want.nan_to_num(nan=3.0))
 
 
-@pytest.mark.parametrize("mode", range(3))
+@pytest.mark.parametrize("mode", range(5))
 def test_backward_op_against_twin(mode: int) -> None:
     cu = offsets_of(LENGTHS)
     x = normal(sum(LENGTHS), 5)
@@ -132,11 +133,28 @@ def test_backward_op_against_twin(mode: int) -> None:
     torch.testing.assert_close(got, ragged_pool_bwd_reference(grad, x, out, cu, mode))
 
 
+@pytest.mark.parametrize("reduction", POOL_MODES)
+def test_any_trailing_shape(reduction: str) -> None:
+    cu, x = offsets_of([3, 0, 5]), normal(8, 2, 3)
+    want = ragged_pool(x.flatten(1), cu, reduction).view(3, 2, 3)
+    assert torch.equal(ragged_pool(x, cu, reduction), want)
+    assert torch.equal(ragged_pool(x[:, 0, 0], cu, reduction), want[:, 0, 0])
+    assert ragged_pool(x[:, :0], cu, reduction).shape == (3, 0, 3)
+
+
+def test_gradients_of_infinite_logsumexp_are_finite() -> None:
+    x = torch.tensor([[-torch.inf, 1.0], [-torch.inf, torch.inf]], requires_grad=True)
+    out = ragged_pool(x, offsets_of([2]), "logsumexp")
+    assert out.tolist() == [[-torch.inf, torch.inf]]
+    (grad,) = torch.autograd.grad(out, x, torch.ones(1, 2))
+    assert grad.tolist() == [[0.5, 0.0], [0.5, 1.0]]
+
+
 def test_refuses() -> None:
     x, cu = torch.zeros(5, 2), torch.tensor([0, 2, 5])
-    with refused(ValueError, "ragged_pool", "reduction must be one of sum, mean, max", "'median'"):
+    with refused(ValueError, "ragged_pool", "reduction must be one of sum, mean, max, min, logsumexp", "'median'"):
         ragged_pool(x, cu, "median")
-    with refused(ValueError, "ragged_pool", r"x must have shape \[T, C\]", r"shape \(5,\)"):
-        ragged_pool(x[:, 0], cu)
+    with refused(ValueError, "ragged_pool", r"x must have shape \[T, C\]", r"shape \(\)"):
+        ragged_pool(x[0, 0], cu)
     with refused(TypeError, "ragged_pool", "x must be float32, float64, float16 or bfloat16", "Long"):
         ragged_pool(x.long(), cu)

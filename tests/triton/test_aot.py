@@ -25,6 +25,7 @@ from edgeops.triton_kernels.ragged import (
     fused,
     fused_bwd,
     gemm,
+    norm,
     pack,
     pool,
     softmax,
@@ -261,6 +262,13 @@ def segment_cases():
         cases[f"conv-{name}"] = Case(conv._ragged_conv1d_fwd_kernel, floats, tiles, wanted, stack_limit=64)
         tiles = {"BLOCK_O": 64, "BLOCK_C": 64, "BLOCK_R": 32, "stride_xc": 1, "stride_gc": 1}
         cases[f"conv-bwd-{name}"] = Case(conv._ragged_conv1d_bwd_weight_kernel, floats, tiles, wanted, stack_limit=64)
+    halves = dict.fromkeys(("x", "grad", "out", "dx", "weight", "bias"), "fp16") | {"offsets": "i64"}
+    halves |= dict.fromkeys(("mean", "rstd"), "fp32")
+    sizes = {"HAS_WEIGHT": True, "HAS_BIAS": True, "BLOCK_R": 32, "BLOCK_C": 64}
+    cases["instance-norm"] = Case(norm._ragged_instance_norm_fwd_kernel, halves, sizes, WIDE_LOADS)
+    halves |= dict.fromkeys(("dweight", "dbias"), "fp32")
+    sizes = {"HAS_WEIGHT": True, "BLOCK_R": 32, "BLOCK_C": 64}
+    cases["instance-norm-bwd"] = Case(norm._ragged_instance_norm_bwd_kernel, halves, sizes, WIDE_LOADS)
     sizes = {"LOG": False, "BLOCK_R": 32, "BLOCK_C": 64}
     halves = {"x": "fp16", "y": "fp16", "grad": "fp16", "out": "fp16", "dx": "fp16", "offsets": "i64"}
     cases["softmax"] = Case(softmax._ragged_softmax_fwd_kernel, halves, sizes, WIDE_LOADS)

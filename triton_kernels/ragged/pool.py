@@ -11,7 +11,7 @@ from .launch import on_device, traffic
 
 __all__ = ["ragged_pool_bwd", "ragged_pool_fwd"]
 
-SUM, MEAN, MAX = 0, 1, 2
+SUM, MEAN, MAX, MIN, LOGSUMEXP = range(5)
 
 
 @triton.jit(launch_metadata=traffic("ragged_pool_fwd", "x", "out"), do_not_specialize=["total"])
@@ -27,13 +27,17 @@ def _ragged_pool_fwd_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Sum (0), mean (1) or maximum (2) of the rows of one segment, accumulated in float32; 0 where it is empty."""
+    """Sum (0), mean (1), maximum (2), minimum (3) or log-sum-exp (4) of the rows of one segment, in float32.
+
+    An empty segment gives 0, -inf for the last.
+    """
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
     end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
     count = end - start
-    if MODE == 2:
+    top = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
+    if MODE == 2 or MODE == 3:
         acc = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
     else:
         acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
@@ -42,21 +46,41 @@ def _ragged_pool_fwd_kernel(
         mask = (rows[:, None] < count) & (cols[None, :] < width)
         ptrs = x + (start + rows[:, None]) * stride_xt + cols[None, :]
         # [BLOCK_R, BLOCK_C]
-        if MODE == 2:
+        if MODE == 4:
+            value = tl.load(ptrs, mask=mask, other=float("-inf")).to(tl.float32)
+            higher = tl.maximum(top, value)
+            # inf - inf would make NaN of places that hold infinities only
+            base = tl.where(tl.abs(higher) == float("inf"), 0.0, higher)
+            acc = acc * tl.exp(top - base) + tl.exp(value - base)
+            top = higher
+        elif MODE == 3:
+            value = -tl.load(ptrs, mask=mask, other=float("inf")).to(tl.float32)
+            acc = tl.where((acc != acc) | (acc > value), acc, value)
+        elif MODE == 2:
             # NaN must stay visible, as with torch.amax; a plain maximum may drop it
             value = tl.load(ptrs, mask=mask, other=float("-inf")).to(tl.float32)
             acc = tl.where((acc != acc) | (acc > value), acc, value)
         else:
             acc += tl.load(ptrs, mask=mask, other=0.0).to(tl.float32)
-    if MODE == 2:
+    if MODE == 4:
+        most = tl.max(top, 0)
+        endless = tl.abs(most) == float("inf")
+        base = tl.where(endless, 0.0, most)
+        sums = tl.sum(acc * tl.exp(tl.where(endless[None, :], 0.0, top - base[None, :])), 0)
+        # NaN stays in the sum even beside an infinity
+        result = tl.where(endless & (sums == sums), most, base + tl.log(tl.where(endless & (sums == sums), 1.0, sums)))
+    elif MODE == 2 or MODE == 3:
         missing = acc != acc
         result = tl.max(tl.where(missing, float("-inf"), acc), 0)
         result = tl.where(tl.max(missing.to(tl.int32), 0) > 0, float("nan"), result)
     else:
         result = tl.sum(acc, 0)
+    if MODE == 3:
+        result = -result
     if MODE == 1:
         result = result / tl.maximum(count, 1).to(tl.float32)
-    result = tl.where(count > 0, result, 0.0)
+    if MODE != 4:
+        result = tl.where(count > 0, result, 0.0)
     tl.store(out + segment * stride_on + cols, result.to(out.dtype.element_ty), mask=cols < width)
 
 
@@ -142,10 +166,10 @@ def ragged_pool_fwd(x: torch.Tensor, offsets: torch.Tensor, mode: int) -> torch.
     Args:
         x: `[T, C]` float32, float16 or bfloat16, last stride 1.
         offsets: `[N + 1]` int32 or int64, on the device of `x`.
-        mode: 0 sum, 1 mean, 2 maximum.
+        mode: 0 sum, 1 mean, 2 maximum, 3 minimum, 4 log-sum-exp.
 
     Returns:
-        `[N, C]` in the dtype of `x`. Empty segments give 0; NaN in a segment gives NaN.
+        `[N, C]` in the dtype of `x`. Empty segments give 0 (-inf in mode 4); NaN in a segment gives NaN.
     """
     num_segments, width = offsets.shape[0] - 1, x.shape[1]
     out = x.new_empty(num_segments, width)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from edgeops import _native
-from edgeops.ragged._cuda import attention, conv, gemm, rows, softmax, triangular
+from edgeops.ragged._cuda import attention, conv, gemm, norm, rows, softmax, triangular
 
-TOPICS = (attention, rows, gemm, triangular, softmax, conv)
+TOPICS = (attention, rows, gemm, triangular, softmax, norm, conv)
 KERNELS: dict[str, Callable[..., Any]] = {name: run for topic in TOPICS for name, run in topic.KERNELS.items()}
 
 # what csrc/cuda/module_cuda.cpp registers

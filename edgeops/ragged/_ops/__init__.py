@@ -11,9 +11,9 @@ import torch
 
 from edgeops import _native
 from edgeops.ragged._cuda import register_cuda
-from edgeops.ragged._ops import attention, conv, gemm, rows, softmax, triangular
+from edgeops.ragged._ops import attention, conv, gemm, norm, rows, softmax, triangular
 
-TOPICS = (attention, rows, gemm, triangular, softmax, conv)
+TOPICS = (attention, rows, gemm, triangular, softmax, norm, conv)
 PUBLIC = {name: function for topic in TOPICS for name, function in topic.PUBLIC.items()}
 TWINS = {name: twin for topic in TOPICS for name, twin in topic.TWINS.items()}
 

@@ -33,6 +33,8 @@ def arguments():
         "_add_layer_norm_bwd": (residual, x, bias, residual, x[:, 0], x[:, 1].exp(), weight),
         "_ragged_conv1d_fwd": (x, OFFSETS, torch.randn(4, 6, 3), torch.randn(4), 1, 1, 1, 2),
         "_ragged_conv1d_bwd_weight": (torch.randn(9, 4), x, OFFSETS, 3, 1, 1, 1, 2),
+        "_ragged_instance_norm_fwd": (x, OFFSETS, weight, bias, 1e-3),
+        "_ragged_instance_norm_bwd": (x, residual, OFFSETS, *torch.rand(2, 3, 12), weight),
         "_ragged_softmax_fwd": (x, OFFSETS, True),
         "_ragged_softmax_bwd": (x, residual, OFFSETS, False),
         "_trmm_fwd": (torch.randn(70, 70), torch.randn(70, 5), False, True, 0.5),

@@ -94,7 +94,7 @@ def test_wrong_offsets_never_reach_outside(wrong):
 
 @LISTS
 @FLOATS
-@pytest.mark.parametrize("mode", [0, 1, 2], ids=twin.POOL_MODES)
+@pytest.mark.parametrize("mode", range(5), ids=twin.POOL_MODES)
 def test_pool(lengths, dtype, mode):
     x = values(sum(lengths), 37, dtype=dtype)
     exact = twin.ragged_pool_fwd_reference(x.double(), offsets_of(lengths), mode)
@@ -105,7 +105,7 @@ def test_pool(lengths, dtype, mode):
     torch.testing.assert_close(got.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=scale * 1e-6)
 
 
-@pytest.mark.parametrize("mode", [0, 1, 2], ids=twin.POOL_MODES)
+@pytest.mark.parametrize("mode", range(5), ids=twin.POOL_MODES)
 def test_pool_keeps_nan_in_its_segment(mode):
     x = torch.randn(50, 5)
     x[40, 3] = float("nan")
