@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.inputs import LISTS
+from bench.inputs import SHORT_LISTS
 from bench.ragged.attention import list_cases
 from bench.ragged.encoder_layer import (
     FEED,
@@ -129,10 +129,10 @@ WORKLOADS = (
     Workload(
         name="encoder_layer_train",
         ops=("ragged_attention", "ragged_pack", "ragged_unpack", "add_layer_norm", "bias_gelu"),
-        summary="one training step of one encoder layer (512, 8x64, 2048), padded to padded, on eight length lists",
+        summary="one training step of one encoder layer (512, 8x64, 2048), padded to padded, on the short length lists",
         ours=OURS,
         baseline=LOOP,
-        cases=lambda suite: list_cases(suite, 32, LISTS),
+        cases=lambda suite: list_cases(suite, 32, SHORT_LISTS),
         build=with_gradients(_build),
     ),
 )

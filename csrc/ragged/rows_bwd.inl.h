@@ -86,10 +86,10 @@ static void bias_gelu_bwd_rows(
   T grad_room[kSlice], x_room[kSlice], bias_room[kSlice], dx_room[kSlice];
   T* sums = static_cast<T*>(columns);
   __builtin_memset(sums, 0, width * sizeof(T));
-  for (int64_t c = 0; c < width; c += kSlice) {
-    const int64_t n = width - c < kSlice ? width - c : kSlice;
-    const T* add = row_slice<St>(static_cast<const S*>(bias) + c, n, bias_room);
-    for (int64_t r = begin; r < end; ++r) {
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t c = 0; c < width; c += kSlice) {
+      const int64_t n = width - c < kSlice ? width - c : kSlice;
+      const T* add = row_slice<St>(static_cast<const S*>(bias) + c, n, bias_room);
       const T* up = row_slice<St>(static_cast<const S*>(grad) + r * width + c, n, grad_room);
       const T* row = row_slice<St>(static_cast<const S*>(x) + r * width + c, n, x_room);
       S* target = static_cast<S*>(dx) + r * width + c;

@@ -80,6 +80,13 @@ def compute(dtype: torch.dtype, exact: bool = False) -> dict[str, Tensor]:
         found |= {f"{name} out": out, f"{name} lse": lse}
     for reduction in ("sum", "mean", "max"):
         found[reduction] = ragged_pool(rows, offsets_of([0, 1, 39]), reduction)
+    leaves = [x.clone().requires_grad_() for x in (rows, residual, *vectors)]
+    x, other, weight, shift, x_bias = leaves
+    outs = [bias_gelu(x, shift), bias_gelu(x, shift, "tanh"), add_layer_norm(x, other, weight, shift, x_bias=x_bias)]
+    outs += [ragged_pool(x, offsets_of([0, 1, 39]), reduction) for reduction in ("mean", "max")]
+    for i, out in enumerate(outs):
+        grads = torch.autograd.grad(out, leaves, normal(*out.shape), allow_unused=True)
+        found |= {f"gradient {j} of {i}": g for j, g in enumerate(grads) if g is not None}
     return found
 
 
