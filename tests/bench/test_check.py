@@ -6,7 +6,7 @@ import torch
 
 from bench import check, exact, inputs, overhead, registry, run, speed, targets
 from bench.inputs import LISTS, SHORT_LISTS
-from bench.ragged import attention, encoder_layer, layout, minilm, threads
+from bench.ragged import attention, encoder_layer, gemm, layout, minilm, threads
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
 from edgeops.perf import Record, Samples
@@ -42,6 +42,7 @@ RECORDS = {
     "C7": _lists("encoder_layer", {encoder_layer.OURS: 1.0, encoder_layer.LOOP: 1.1, encoder_layer.PADDED: 2.0}),
     "C9": _case("minilm", "STS-B/640", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=1e-7)
     + _case("minilm", "verses/320", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=3e-7),
+    "C10": _lists("vgemm", {gemm.OURS: 1.0, gemm.MKL: 1.1, gemm.LOOP: 2.5}, gemm.SETS),
     "C14": _lists("ragged_layout", {layout.OURS: 0.002, layout.LAYER: 1.0}),
     "C15": [
         record
