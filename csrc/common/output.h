@@ -14,8 +14,8 @@ namespace edgeops {
 
 constexpr int64_t kMaxDims = 64;  // torch has no more
 
-// A dense tensor on the device of `like`, of up to kMaxDims dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN, so that an element
-// never written fails loudly.
+// A dense tensor on the device of `like`, of up to kMaxDims dimensions. Debug builds (EDGEOPS_POISON) fill it with NaN,
+// so that an element never written fails loudly.
 inline torch::stable::Tensor new_output(
     const torch::stable::Tensor& like, const int64_t* shape, int64_t dims,
     std::optional<torch::headeronly::ScalarType> type = std::nullopt) {

@@ -40,11 +40,11 @@ struct AttentionPiece {
 // One call of the backward op. `fwd` holds q, k, v and the rest of the forward call; its out and lse are unused.
 struct AttentionGradCall {
   AttentionCall fwd;
-  const void *grad_out, *out;    // [Tq, Hq, Dv], last dimension dense
-  const void *lse, *grad_lse;    // [Tq, Hq] dense, compute type; grad_lse may be null
+  const void *grad_out, *out;  // [Tq, Hq, Dv], last dimension dense
+  const void *lse, *grad_lse;  // [Tq, Hq] dense, compute type; grad_lse may be null
   int64_t go_row, go_head, out_row, out_head;
-  void *dq, *dk, *dv;            // dense
-  void* dbias;                   // dense in compute type, zeroed, or null
+  void *dq, *dk, *dv;              // dense
+  void* dbias;                     // dense in compute type, zeroed, or null
   int64_t db_b, db_h, db_i, db_j;  // 0 where broadcast
 };
 

@@ -233,7 +233,8 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
                 const T* v = values + d / w * values_panel + j * values_ld;
                 const T* weights = b.scores + m.row * kScoreStride + j;
                 T* target = out + m.row * out_ld + d;
-                value_rows<T, kScoreStride, false>(m.height, weights, v, values_ld, j_end - j, inverse + m.row, target, out_ld);
+                value_rows<T, kScoreStride, false>(
+                    m.height, weights, v, values_ld, j_end - j, inverse + m.row, target, out_ld);
               }
             }
           } else if (first < end) {

@@ -42,7 +42,8 @@ std::vector<GradPiece> cut(const AttentionGradCall& g, bool join_sequences, bool
   for (int64_t b = 0; b < c.sequences; b += b_step) {
     double pairs = 0;
     for (int64_t s = b; s < b + b_step; ++s) {
-      const auto lq = static_cast<double>(c.cu_q[s + 1] - c.cu_q[s]), lk = static_cast<double>(c.cu_k[s + 1] - c.cu_k[s]);
+      const auto lq = static_cast<double>(c.cu_q[s + 1] - c.cu_q[s]),
+                 lk = static_cast<double>(c.cu_k[s + 1] - c.cu_k[s]);
       pairs += lq * lk + 10 * (lq + lk) + 1;
     }
     for (int64_t h = 0; h < c.kv_heads; h += h_step) {

@@ -107,9 +107,9 @@ EDGEOPS_INLINE T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias. A whole
-// row (kWhole) is normalised again and gives its own delta = sum_j P_j dP_j, free of the rounding of out and lse; then
-// `delta` holds only what is subtracted from it. What was not computed, behind a mask, is not used.
+// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias. A
+// whole row (kWhole) is normalised again and gives its own delta = sum_j P_j dP_j, free of the rounding of out and lse;
+// then `delta` holds only what is subtracted from it. What was not computed, behind a mask, is not used.
 template <class T, bool kNatural, bool kWhole>
 EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta, T scale) {
   typedef typename Lanes<T>::V V;
@@ -181,8 +181,7 @@ static int64_t grad_scratch(const AttentionGradCall& g, int64_t seq) {
 // Rows of sums to a dense output.
 template <class St>
 static void write_rows(
-    Rows<typename St::T> sums, int64_t rows, int64_t dim, typename St::T* room, typename St::S* out,
-    int64_t out_row) {
+    Rows<typename St::T> sums, int64_t rows, int64_t dim, typename St::T* room, typename St::S* out, int64_t out_row) {
   typedef typename St::T T;
   constexpr int64_t w = Panel<T>::n;
   for (int64_t r = 0; r < rows; ++r) {
@@ -256,10 +255,10 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
     const S* v = static_cast<const S*>(c.v) + (k0 + t0) * c.v_row + hk * c.v_head;
     const T* rows_v = as_rows<St>(v, c.v_row, tile, c.dim_v, b.room, ld);
     pack_keys<T>(rows_v, ld, tile, c.dim_v, b.values);
-    const Rows<T> dk = k_in_place ? Rows<T>{reinterpret_cast<T*>(dk_out + t0 * dk_row), dk_row, w}
-                                  : Rows<T>{b.dk, w, w * tile};
-    const Rows<T> dv = v_in_place ? Rows<T>{reinterpret_cast<T*>(dv_out + t0 * dv_row), dv_row, w}
-                                  : Rows<T>{b.dv, w, w * tile};
+    const Rows<T> dk =
+        k_in_place ? Rows<T>{reinterpret_cast<T*>(dk_out + t0 * dk_row), dk_row, w} : Rows<T>{b.dk, w, w * tile};
+    const Rows<T> dv =
+        v_in_place ? Rows<T>{reinterpret_cast<T*>(dv_out + t0 * dv_row), dv_row, w} : Rows<T>{b.dv, w, w * tile};
     bool started = false;
     for (int64_t gh = 0; gh < group; ++gh) {
       const int64_t h = hk * group + gh;
@@ -270,9 +269,10 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
         allowed(c, i0 + rows - 1, lq, lk, ignored, end);
         first = first < t0 ? 0 : first - t0;
         end = end - t0 > tile ? tile : end - t0;
-        const Rows<T> dq = q_in_place ? Rows<T>{reinterpret_cast<T*>(dq_out + i0 * dq_row + gh * c.dim), dq_row, w}
-                                      : Rows<T>{b.dq + (tiled ? (gh * row_blocks + block) * kGradRows * dim_pad : 0),
-                                                w, w * block_rows};
+        const Rows<T> dq =
+            q_in_place
+                ? Rows<T>{reinterpret_cast<T*>(dq_out + i0 * dq_row + gh * c.dim), dq_row, w}
+                : Rows<T>{b.dq + (tiled ? (gh * row_blocks + block) * kGradRows * dim_pad : 0), w, w * block_rows};
         if (first >= end) {
           if (!tiled) {
             zero_rows(dq_out + i0 * dq_row + gh * c.dim, rows, dq_row, c.dim);

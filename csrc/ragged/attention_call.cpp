@@ -113,8 +113,9 @@ AttentionArguments read_attention(
   EDGEOPS_CHECK(
       starts_k.size() == starts_q.size(), ValueError, kWho, "cu_q and cu_k must describe the same number of sequences",
       std::to_string(sequences) + " and " + std::to_string(starts_k.size() - 1), "Build both from one batch.");
-  AttentionArguments a{std::move(starts_q), std::move(starts_k), dense_rows(q), dense_rows(k), dense_rows(v),
-                       std::nullopt,        {},                  *storage_of(q.scalar_type())};
+  AttentionArguments a{
+      std::move(starts_q),         std::move(starts_k), dense_rows(q), dense_rows(k), dense_rows(v), std::nullopt, {},
+      *storage_of(q.scalar_type())};
   AttentionCall& c = a.call;
   if (bias.has_value()) {
     check_bias(*bias, q, sequences, longest(a.starts_q), longest(a.starts_k));

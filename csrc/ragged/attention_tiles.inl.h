@@ -275,8 +275,8 @@ struct MicroBlock {
   }
 };
 
-// Which keys of a tile, from key t0 on, rows i0 + [row, row + count) of a sequence may see: tiles that a causal mask or a
-// window forbids as a whole are left out.
+// Which keys of a tile, from key t0 on, rows i0 + [row, row + count) of a sequence may see: tiles that a causal mask or
+// a window forbids as a whole are left out.
 struct Reach {
   const AttentionCall& c;
   int64_t i0, lq, lk, t0;

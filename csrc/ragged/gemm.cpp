@@ -104,6 +104,13 @@ Matrix matrix_of(const Tensor& x, bool transposed) {
   return transposed ? Matrix{m.data, m.cols, m.rows, m.col, m.row} : m;
 }
 
+// Moves a matrix on by `bytes`; one without elements may have no memory to point into.
+void advance(Matrix& m, int64_t bytes) {
+  if (m.data != nullptr) {
+    m.data += bytes;
+  }
+}
+
 GemmGroup group_of(const Matrix& a, const Matrix& b, void* c, int64_t c_row) {
   return {a.rows, b.cols, a.cols, a.data, a.row, a.col, b.data, b.row, b.col, c, c_row};
 }
@@ -298,21 +305,21 @@ Tensor grouped_mm_cpu(const Tensor& x, const Tensor& w, std::optional<Tensor> of
     Matrix left{px, m, k, x_row, x_col}, right{pw, k, n, w_row, w_col};
     char* c = po;
     if (!flat_x) {
-      left.data += g * x.stride(0) * size;
+      advance(left, g * x.stride(0) * size);
     }
     if (!flat_w) {
-      right.data += g * w.stride(0) * size;
+      advance(right, g * w.stride(0) * size);
     }
     if (flat_x && flat_w) {  // groups of the inner dimension
-      left.data += first * x_col * size;
-      right.data += first * w_row * size;
+      advance(left, first * x_col * size);
+      advance(right, first * w_row * size);
       left.cols = right.rows = length;
     } else if (flat_x) {  // of the rows
-      left.data += first * x_row * size;
+      advance(left, first * x_row * size);
       left.rows = length;
       c += first * n * size;
     } else if (flat_w) {  // of the columns
-      right.data += first * w_col * size;
+      advance(right, first * w_col * size);
       right.cols = length;
       c += first * size;
     }

@@ -334,11 +334,7 @@ static void gemm_dense(
     T* c, int64_t ldc, Scratch scratch) {
   constexpr int64_t v = Lanes<T>::n;
   constexpr int64_t held = 24 * 1024;  // bytes of b that are read where they are, if rows of a share them
-  if (k == 0) {
-    for (int64_t r = 0; r < m; ++r) {
-      __builtin_memset(c + r * ldc, 0, n * sizeof(T));
-    }
-  } else if (b_col == 1 && n >= v && k <= kDeepest && (m <= 12 || k * n * static_cast<int64_t>(sizeof(T)) <= held)) {
+  if (b_col == 1 && n >= v && k <= kDeepest && (m <= 12 || k * n * static_cast<int64_t>(sizeof(T)) <= held)) {
     gemm_in_place<T>(m, n, {a, a_row, a_col, b, b_row, 0, k, c, ldc});
   } else {
     gemm_blocked<T>(m, n, k, a, a_row, a_col, b, b_row, b_col, c, ldc, scratch);
@@ -350,9 +346,15 @@ static void gemm_run(const GemmGroup& g, const GemmPiece& piece, Scratch scratch
   typedef typename St::S S;
   typedef typename St::T T;
   const int64_t m = piece.m1 - piece.m0, n = piece.n1 - piece.n0, k = g.k;
+  S* c = static_cast<S*>(g.c) + piece.m0 * g.c_row + piece.n0;
+  if (k == 0) {  // a and b may have no memory
+    for (int64_t r = 0; r < m; ++r) {
+      __builtin_memset(c + r * g.c_row, 0, n * sizeof(S));
+    }
+    return;
+  }
   const S* a = static_cast<const S*>(g.a) + piece.m0 * g.a_row;
   const S* b = static_cast<const S*>(g.b) + piece.n0 * g.b_col;
-  S* c = static_cast<S*>(g.c) + piece.m0 * g.c_row + piece.n0;
   if constexpr (sizeof(S) == sizeof(T)) {
     gemm_dense<T>(m, n, k, a, g.a_row, g.a_col, b, g.b_row, g.b_col, c, g.c_row, scratch);
   } else {

@@ -15,7 +15,7 @@ namespace {
 
 using torch::stable::Tensor;
 
-// Rows [first, last) of a sequence; the maximum needs them all at once.
+// Rows [first, last) of a sequence; an extreme or logsumexp needs them all at once.
 struct SpreadPiece {
   int64_t seq, first, last;
   double cost;
@@ -43,12 +43,12 @@ Tensor ragged_pool_bwd_cpu(
   const Storage storage = require_storage(x_in, who, "x");
   EDGEOPS_CHECK(x_in.dim() == 2, ValueError, who, "x must have shape [T, C]", shape_of(x_in), "Flatten it.");
   EDGEOPS_CHECK(
-      mode >= 0 && mode <= 2, ValueError, who, "mode must be 0 (sum), 1 (mean) or 2 (max)", std::to_string(mode),
-      "Use edgeops.ragged.ragged_pool with a name.");
+      mode >= 0 && mode <= 4, ValueError, who, "mode must be 0 (sum), 1 (mean), 2 (max), 3 (min) or 4 (logsumexp)",
+      std::to_string(mode), "Use edgeops.ragged.ragged_pool with a name.");
   const auto starts = read_offsets(offsets, x_in.size(0), who, "offsets");
   const int64_t segments = static_cast<int64_t>(starts.size()) - 1, width = x_in.size(1);
   check_segments(grad_in, x_in, segments, who, "grad_out");
-  const bool whole = mode == 2;
+  const bool whole = mode >= 2;
   if (whole) {
     check_segments(out_in, x_in, segments, who, "out");
   }
@@ -71,10 +71,10 @@ Tensor ragged_pool_bwd_cpu(
     const char* row = up + piece.seq * width * size;
     char* target = dst + piece.first * width * size;
     if (whole) {
-      kernels.pool_max(
+      kernels.pool_shared(
           row, static_cast<const char*>(x.const_data_ptr()) + piece.first * ld * size, ld,
           static_cast<const char*>(out.const_data_ptr()) + piece.seq * width * size, piece.last - piece.first, width,
-          target);
+          mode == 4, target);
     } else {
       kernels.pool(row, piece.last - piece.first, starts[piece.seq + 1] - starts[piece.seq], width, mode, target);
     }

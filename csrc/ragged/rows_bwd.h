@@ -25,8 +25,9 @@ struct RowBackwardKernels {
   void (*add_columns)(const void* columns, int64_t blocks, int64_t stride, void* out, int64_t begin, int64_t end);
   // dx of `rows` rows of a sequence of `count`: grad / count (mode 1) or grad (mode 0) in each
   void (*pool)(const void* grad, int64_t rows, int64_t count, int64_t width, int64_t mode, void* dx);
-  // dx of a whole sequence for the maximum: the rows that reach it share the gradient
-  void (*pool_max)(const void* grad, const void* x, int64_t ld, const void* out, int64_t rows, int64_t width, void* dx);
+  // dx of a whole sequence: the rows that reach its maximum or minimum share the gradient; `soft`: all do, by exp(x)
+  void (*pool_shared)(
+      const void* grad, const void* x, int64_t ld, const void* out, int64_t rows, int64_t width, bool soft, void* dx);
 };
 
 const RowBackwardKernels& row_backward_kernels(Isa isa, Storage storage);

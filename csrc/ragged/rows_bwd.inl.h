@@ -268,12 +268,34 @@ static void pool_bwd_rows(const void* grad, int64_t rows, int64_t count, int64_t
   }
 }
 
+// Weights of a row before they are normalised: 1 where it reaches the extreme, or exp(x - logsumexp) where that is
+// finite.
+template <class T>
+EDGEOPS_INLINE void pool_weights(const T* row, const T* best, int64_t n, bool soft, T* w) {
+  typedef typename Lanes<T>::V V;
+  constexpr int lanes = Lanes<T>::n;
+  for (int64_t i = 0; i < n; ++i) {
+    w[i] = row[i] == best[i] ? T(1) : T(0);
+  }
+  for (int64_t i = 0; soft && i < n; i += lanes) {
+    V d = {};
+    const int64_t count = n - i < lanes ? n - i : lanes;
+    for (int64_t l = 0; l < count; ++l) {
+      d[l] = (row[i + l] - best[i + l]) * T(1.4426950408889634);
+    }
+    const V e = vexp2(d);
+    for (int64_t l = 0; l < count; ++l) {
+      w[i + l] = __builtin_isinf(best[i + l]) ? w[i + l] : e[l];
+    }
+  }
+}
+
 template <class St>
-static void pool_max_bwd_rows(
-    const void* grad, const void* x, int64_t ld, const void* out, int64_t rows, int64_t width, void* dx) {
+static void pool_shared_bwd_rows(
+    const void* grad, const void* x, int64_t ld, const void* out, int64_t rows, int64_t width, bool soft, void* dx) {
   typedef typename St::S S;
   typedef typename St::T T;
-  T up[kSlice], best[kSlice], share[kSlice], room[kSlice];
+  T up[kSlice], best[kSlice], share[kSlice], room[kSlice], hit[kSlice];
   for (int64_t c = 0; c < width; c += kSlice) {
     const int64_t n = width - c < kSlice ? width - c : kSlice;
     widen<St>(static_cast<const S*>(grad) + c, up, n);
@@ -281,8 +303,9 @@ static void pool_max_bwd_rows(
     __builtin_memset(share, 0, sizeof(share));
     for (int64_t r = 0; r < rows; ++r) {
       const T* row = row_slice<St>(static_cast<const S*>(x) + r * ld + c, n, room);
+      pool_weights<T>(row, best, n, soft, hit);
       for (int64_t i = 0; i < n; ++i) {
-        share[i] += row[i] == best[i] ? T(1) : T(0);
+        share[i] += hit[i];
       }
     }
     for (int64_t i = 0; i < n; ++i) {
@@ -290,9 +313,9 @@ static void pool_max_bwd_rows(
     }
     for (int64_t r = 0; r < rows; ++r) {
       const T* row = row_slice<St>(static_cast<const S*>(x) + r * ld + c, n, room);
-      T hit[kSlice];
+      pool_weights<T>(row, best, n, soft, hit);
       for (int64_t i = 0; i < n; ++i) {
-        hit[i] = (row[i] == best[i] ? T(1) : T(0)) * share[i];
+        hit[i] *= share[i];
       }
       narrow<St>(hit, static_cast<S*>(dx) + r * width + c, n);
     }

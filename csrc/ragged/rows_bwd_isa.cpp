@@ -8,7 +8,7 @@ namespace edgeops::ragged {
 #define EDGEOPS_INNER "../ragged/rows_bwd.inl.h"
 #define EDGEOPS_ROW(St)                                                                               \
   {bias_gelu_bwd_rows<St>, add_layer_norm_bwd_rows<St>, add_columns_of_blocks<St>, pool_bwd_rows<St>, \
-   pool_max_bwd_rows<St>}
+   pool_shared_bwd_rows<St>}
 #define EDGEOPS_TABLE                             \
   extern const RowBackwardKernels kRowsBwd[4] = { \
       EDGEOPS_ROW(StoreF32),                      \

@@ -11,6 +11,7 @@ from bench.ragged import (
     attention_train,
     encoder_layer,
     encoder_layer_train,
+    gemm,
     layout,
     minilm,
     threads,
@@ -57,6 +58,7 @@ RECORDS = {
     ),
     "C9": _case("minilm", "STS-B/640", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=1e-7)
     + _case("minilm", "verses/320", {minilm.OURS: 1.0, minilm.PADDED: 2.0, minilm.SORTED: 1.2}, max_abs_error=3e-7),
+    "C10": _lists("vgemm", {gemm.OURS: 1.0, gemm.MKL: 1.1, gemm.LOOP: 2.5}, gemm.SETS),
     "C11": [
         record
         for case in registry.workload("triangular").cases("full")

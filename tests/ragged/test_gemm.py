@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgeops.ragged import _reference_gemm as twin
 from edgeops.ragged import grouped_mm, vgemm, vgemm_packed
 from tests.budget import assert_within_budget
 from tests.messages import refused
+from tests.triton.guard import guarded_address
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SIZES = [(3, 4, 5), (0, 2, 3), (7, 9, 0), (2, 0, 4), (1, 1, 1), (20, 33, 40), (6, 8, 300), (13, 3, 700), (130, 70, 90)]
@@ -214,6 +216,26 @@ def test_nothing() -> None:
     assert grouped_mm(torch.zeros(0, 2), torch.zeros(0, 2, 3), offs=torch.zeros(0, dtype=torch.int32)).shape == (0, 3)
     none = torch.zeros(3, dtype=torch.int32)
     assert not grouped_mm(torch.ones(2, 5), torch.ones(5, 3), offs=none).any()
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["page behind", "page before"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_never_reads_beside_its_operands(at_end: bool, dtype: torch.dtype) -> None:
+    """Operands lie against pages that nobody may touch; one element too far kills the process."""
+
+    def fenced(x: Tensor) -> Tensor:
+        size = x.numel() * x.element_size()
+        memory = (ctypes.c_char * size).from_address(guarded_address(size, at_end=at_end))
+        return torch.frombuffer(memory, dtype=dtype).view(x.shape).copy_(x)
+
+    sizes = [(1, 1, 1), (5, 3, 2), (7, 9, 8), (13, 17, 31), (3, 40, 257), (60, 23, 130), (50, 130, 400), (8, 16, 16)]
+    a, b = lists(sizes, dtype)
+    expected = vgemm(a, b)
+    for trans_a, trans_b in ((False, False), (True, False), (False, True), (True, True)):
+        left = [fenced(x.T.contiguous() if trans_a else x) for x in a]
+        right = [fenced(y.T.contiguous() if trans_b else y) for y in b]
+        for got, want in zip(torch.ops.edgeops._vgemm(left, right, trans_a, trans_b), expected):
+            assert torch.equal(got, want)
 
 
 ROWS, EXPERTS = torch.zeros(5, 2), torch.zeros(3, 2, 4)

@@ -140,9 +140,9 @@ def ragged_pool_bwd(
     Args:
         grad: `[N, C]` of the output, last stride 1.
         x: `[T, C]` float32, float16 or bfloat16, last stride 1.
-        out: `[N, C]`, what the forward kernel gave; read for the maximum alone.
+        out: `[N, C]`, what the forward kernel gave; read for the extremes alone.
         offsets: `[N + 1]` int32 or int64.
-        mode: 0 sum, 1 mean, 2 maximum.
+        mode: 0 sum, 1 mean, 2 maximum, 3 minimum.
 
     Returns:
         `[T, C]` in the dtype of `x`; 0 in rows that belong to no segment.
@@ -155,7 +155,7 @@ def ragged_pool_bwd(
     with on_device(x):
         _ragged_pool_bwd_kernel[(num_segments, triton.cdiv(width, block_c))](
             grad, x, out, offsets, dx, grad.stride(0), x.stride(0), out.stride(0), dx.stride(0), x.shape[0], width,
-            MODE=mode, BLOCK_R=32, BLOCK_C=block_c, num_warps=4,
+            MODE=min(mode, 2), BLOCK_R=32, BLOCK_C=block_c, num_warps=4,
         )  # fmt: skip
     return dx
 

@@ -179,8 +179,14 @@ def _of_second(why_not: Callable[..., Iterator[str]]) -> Callable[..., Iterator[
     return lambda grad_out, x, *rest: why_not(x, *rest)
 
 
+def _why_not_triton_pool_bwd(grad_out: Tensor, x: Tensor, out: Tensor, offsets: Tensor, mode: int) -> Iterator[str]:
+    yield from why_not_triton_rows(x)
+    if mode == 4:
+        yield "has no gradient of logsumexp"
+
+
 POOL_BWD = (
-    Path("triton", _of_second(why_not_triton_rows), _triton_pool_bwd),
+    Path("triton", _why_not_triton_pool_bwd, _triton_pool_bwd),
     Path("reference", _of_second(why_not_reference), twin.ragged_pool_bwd_reference),
 )
 GELU_BWD = (
