@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of one training step of the layer, ragged over padded with stored scores (ragged spec, section 9.2).
+"""Memory of one training step of the layer, over padded activations with stored scores (ragged spec, section 9.2).
 
-Judged are the bytes of the tensors that autograd keeps for backward, each storage once, without parameters: the peak
-that the activations of a layer add to those of the layers around it, which is what the section models. The peak of one
-step in torch's allocator is printed beside it; it also holds the gradients in flight, those of the weights among them,
-which weigh most where a batch is small (CoLA).
+Judged are the bytes of the tensors that autograd keeps for backward, each storage once, without parameters: what a
+layer adds to the peak of the layers around it, which is what the section models. They are measured; the padded side is
+the section's own model, in which scores and probabilities are both stored, since its column is a ratio to that. (A
+padded layer in PyTorch keeps the probabilities alone.) The peak of one step in torch's allocator is printed beside it;
+it also holds gradients in flight, those of the weights among them, which weigh most where a batch is small (CoLA).
 
-The padded side forms, masks and keeps its scores, as the column "no scores stored" compares against. As there, each
-side takes the batch that costs it most, of the first 50 batches of 64.
+As in the section, the batch that costs most of the first 50 batches of 64 stands for its list.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.inputs import LISTS, have_shared, length_list, skip_reason
-from bench.ragged.encoder_layer import HEAD_DIM, HEADS, MODEL, Attend, make_layer, padded_input, run_rows
+from bench.ragged.encoder_layer import make_layer, padded_input
 from bench.registry import Unavailable
 from edgeops import perf
 from edgeops.ragged.convert import convert
@@ -28,19 +28,6 @@ from edgeops.ragged.layout import RaggedLayout
 
 BATCH, BATCHES = 64, 50
 CPU = torch.device("cpu")
-Forward = Callable[[Tensor], Tensor]
-
-
-def attend_stored(batch: int, keep: Tensor) -> Attend:
-    """Padded attention that forms its scores."""
-    added = torch.zeros(keep.shape).masked_fill(~keep, -torch.inf)[:, None, None, :]
-
-    def attend(qkv: Tensor) -> Tensor:
-        q, k, v = qkv.view(batch, -1, 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(2, 3) * HEAD_DIM**-0.5 + added).softmax(-1)
-        return (weights @ v).transpose(1, 2).reshape(-1, MODEL)
-
-    return attend
 
 
 def saved_bytes(forward: Callable[[], Tensor], known: Sequence[Tensor]) -> int:
@@ -60,36 +47,22 @@ def saved_bytes(forward: Callable[[], Tensor], known: Sequence[Tensor]) -> int:
     return sum(seen.values())
 
 
-def measure(layer: nn.TransformerEncoderLayer, lengths: Sequence[int], ragged: bool) -> tuple[int, int]:
-    """(peak bytes, saved bytes) of one step on one batch."""
-    layer = copy.deepcopy(layer).train()
-    layout = RaggedLayout.from_lengths(list(lengths))
-    padded, keep = padded_input(layout, CPU)
-    if ragged:
-        model, padding = convert(layer, inplace=True), ~keep
-        x = padded.requires_grad_()
+def measure(layer: nn.TransformerEncoderLayer, lengths: Sequence[int]) -> tuple[int, int]:
+    """(peak bytes, kept bytes) of one step of the converted layer on one padded batch."""
+    model = convert(copy.deepcopy(layer).train(), inplace=True)
+    padded, keep = padded_input(RaggedLayout.from_lengths(list(lengths)), CPU)
+    x, padding = padded.requires_grad_(), ~keep
 
-        def forward() -> Tensor:
-            out: Tensor = model(x, src_key_padding_mask=padding)
-            return out
-
-    else:
-        attend = attend_stored(len(lengths), keep)
-        x = padded.requires_grad_()
-
-        def forward() -> Tensor:
-            return run_rows(layer, x.view(-1, MODEL), attend).view(x.shape)
+    def forward() -> Tensor:
+        out: Tensor = model(x, src_key_padding_mask=padding)
+        return out
 
     upstream = torch.ones(x.shape)
-    leaves = [x, *layer.parameters()]
+    leaves = [x, *model.parameters()]
     for leaf in leaves:
         leaf.grad = torch.zeros_like(leaf)
-
-    def step() -> None:
-        forward().backward(upstream)
-
     kept = saved_bytes(forward, leaves)
-    return perf.peak_memory(step).bytes, kept
+    return perf.peak_memory(lambda: forward().backward(upstream)).bytes, kept
 
 
 def costliest(name: str, ragged: bool) -> tuple[int, ...]:
@@ -111,12 +84,12 @@ def training(lists: Sequence[str] = LISTS) -> dict[str, float]:
     kept = {}
     for name in lists:
         column = activation_ratio(length_list(name).values, BATCH, store_scores=False, max_batches=BATCHES)
-        ours = measure(layer, costliest(name, True), ragged=True)
-        theirs = measure(layer, costliest(name, False), ragged=False)
-        kept[name] = ours[1] / theirs[1] / column
+        padded = activation_bytes(costliest(name, False), ragged=False)
+        peak, held = measure(layer, costliest(name, True))
+        kept[name] = held / padded / column
         print(
-            f"  {name}: peak {ours[0] / 1e6:.0f} of {theirs[0] / 1e6:.0f} MB = {ours[0] / theirs[0]:.3f}, "
-            f"kept {ours[1] / 1e6:.0f} of {theirs[1] / 1e6:.0f} MB = {ours[1] / theirs[1]:.3f}; column {column:.3f}",
+            f"  {name}: kept {held / 1e6:.0f} MB of {padded / 1e6:.0f} padded = {held / padded:.3f}, "
+            f"column {column:.3f}; peak {peak / 1e6:.0f} MB = {peak / padded:.3f}",
             flush=True,
         )
     return {"tensors kept for backward over the column, worst list": max(kept.values())}

@@ -30,15 +30,20 @@ def _pieces(rows: int) -> Iterator[slice]:
     return (slice(rows * i // count, rows * (i + 1) // count) for i in range(count))
 
 
-def _whole(rows: int) -> bool:
-    # under functorch there are no writes into parts of a result
-    return rows <= _ROWS or _native._functorch_active()
+def _whole(x: Tensor) -> bool:
+    """Whether all rows go through at once.
+
+    Half precision does, since sums over pieces would be rounded to it once a piece; GPUs do, which want large products;
+    and functorch, under which there are no writes into parts of a result.
+    """
+    pieces = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return not pieces or x.shape[0] <= _ROWS or _native._functorch_active()
 
 
 def _forward(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
     before = F.linear(x, first)
     rows = x.shape[0]
-    if _whole(rows):
+    if _whole(x):
         return F.linear(_gelu_fwd(before, bias, tanh), second), before
     out = x.new_empty(rows, second.shape[0])
     for part in _pieces(rows):
@@ -58,13 +63,13 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
         return None, None, None, None, None
     x, first, bias, second, before = ctx.saved_tensors
     rows = x.shape[0]
-    if _whole(rows):
+    if _whole(x):
         dsecond = grad.t() @ _gelu_fwd(before, bias, ctx.tanh)
         inner, dbias = _gelu_bwd(grad @ second, before, bias, ctx.tanh)
         return inner @ first, inner.t() @ x, dbias, dsecond, None
     dx = x.new_empty(x.shape)
     dfirst, dsecond = first.new_zeros(first.shape), second.new_zeros(second.shape)
-    dbias = torch.zeros(bias.shape, dtype=torch.promote_types(bias.dtype, torch.float32), device=bias.device)
+    dbias = torch.zeros_like(bias)
     for part in _pieces(rows):
         up = grad[part]
         dsecond.addmm_(up.t(), _gelu_fwd(before[part], bias, ctx.tanh))
@@ -72,7 +77,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor |
         dfirst.addmm_(inner.t(), x[part])
         torch.mm(inner, first, out=dx[part])
         dbias += some
-    return dx, dfirst, dbias.to(bias.dtype), dsecond, None
+    return dx, dfirst, dbias, dsecond, None
 
 
 _step = _native.differentiable("bias_gelu", _forward, _save, _backward, inputs=(0, 1, 2, 3))

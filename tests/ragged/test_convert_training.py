@@ -255,4 +255,6 @@ def test_trainer_runs_an_epoch(tmp_path: Path) -> None:
         torch.tensor(histories["converted"]), torch.tensor(histories["stock"]), atol=1e-3, rtol=0
     )
     saved = next((tmp_path / "converted").glob("checkpoint-*"))
-    assert not isinstance(transformers.BertForSequenceClassification.from_pretrained(saved), type(None))
+    loaded = transformers.BertForSequenceClassification.from_pretrained(saved)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
