@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeops.ragged import RaggedLayout, RaggedTransformerEncoder, RaggedTransformerEncoderLayer, ragged_pool
-from edgeops.ragged.convert import _stack
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +59,6 @@ class Classifier(nn.Module):
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, INNER, dropout, "gelu", batch_first=True)
         self.encoder: nn.Module = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
         self.head = nn.Linear(WIDTH, len(LAST_BOOKS))
-        if not _stack.TAKES_DROPOUT:
-            for one in self.encoder.layers:  # type: ignore[union-attr]
-                one.self_attn.dropout = 0.0  # type: ignore[union-attr, assignment]
 
 
 def padded(model: Classifier, rows: list[Tensor]) -> Tensor:

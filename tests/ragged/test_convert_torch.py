@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeops.ragged import RaggedLayout
-from edgeops.ragged.convert import RaggedEncoder, _stack, convert, encode_packed
+from edgeops.ragged.convert import RaggedEncoder, convert, encode_packed
 
 WIDTH, HEADS, LENGTH = 16, 2, 7
 
@@ -200,7 +200,7 @@ def test_lists_of_tokens() -> None:
         RaggedEncoder(stock, pool="median")
 
 
-def test_calls_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_that_are_refused() -> None:
     packed = convert(_encoder())
     src = torch.randn(4, LENGTH, WIDTH)
     with pytest.raises(NotImplementedError, match=r"has shape \(8, 7, 7\)"):
@@ -211,14 +211,6 @@ def test_calls_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         packed(src, mask=torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"src_key_padding_mask must have shape \(4, 7\)"):
         packed(src, src_key_padding_mask=torch.zeros(3, 7, dtype=torch.bool))
-    training = convert(nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, HEADS, 24, 0.1, batch_first=True), 2))
-    monkeypatch.setattr(_stack, "TAKES_DROPOUT", False)  # a release whose attention cannot drop weights
-    with pytest.raises(NotImplementedError, match=r"layer 0 has attention dropout 0.1(.|\n)*layer 1 has"):
-        training(src)
-    assert training.eval()(src).shape == src.shape
-    for layer in training.train().layers:
-        layer.self_attn.dropout = 0.0
-    assert training(src).shape == src.shape
 
 
 def test_bare_layers_without_bias_and_other_activations() -> None:

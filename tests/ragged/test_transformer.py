@@ -21,7 +21,6 @@ from edgeops.ragged import (
     pack,
     unpack,
 )
-from edgeops.ragged.convert import _stack
 from tests.messages import refused
 
 WIDTH, HEADS, FEED = 12, 3, 20
@@ -193,9 +192,6 @@ def test_layers_go_into_either_encoder() -> None:
 def test_dropout_in_training(kind: str) -> None:
     """Hidden dropout draws anew in each call, with a fixed seed the same, and is off in evaluation."""
     _, ragged = pair(kind, dropout=0.4)
-    for module in ragged.modules():
-        if isinstance(module, nn.MultiheadAttention) and not _stack.TAKES_DROPOUT:
-            module.dropout = 0.0
     x, padding = source()
     torch.manual_seed(0)
     first, second = (ragged(x, src_key_padding_mask=padding) for _ in range(2))
@@ -204,14 +200,6 @@ def test_dropout_in_training(kind: str) -> None:
     assert not torch.equal(first, second)
     ragged.eval()
     assert torch.equal(ragged(x, src_key_padding_mask=padding), ragged(x, src_key_padding_mask=padding))
-
-
-def test_attention_dropout_without_the_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stack, "TAKES_DROPOUT", False)
-    layer = RaggedTransformerEncoderLayer(*SIZES, batch_first=True)
-    with pytest.raises(NotImplementedError, match=r"layer 0 has attention dropout 0.1 while training"):
-        layer(torch.randn(1, 2, WIDTH))
-    layer.eval()(torch.randn(1, 2, WIDTH))
 
 
 def test_empty_batches() -> None:

@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
-from edgeops.ragged.convert import _stack
 from edgeops.ragged.convert._padding import Padding
-from edgeops.ragged.convert._swap import Converted, attention_dropout_reason
+from edgeops.ragged.convert._swap import Converted
 
 
 def loaded(path: str) -> ModuleType | None:
@@ -50,9 +49,6 @@ class HuggingFaceAdapter(Converted):
         if attention_mask is not None and attention_mask.ndim != 2:
             shape = tuple(attention_mask.shape)
             reasons.append(f"attention_mask has shape {shape}: only a padding mask [B, L] describes sequences")
-        if self.training and not _stack.TAKES_DROPOUT:
-            dropouts = self.attention_dropouts()
-            reasons += [attention_dropout_reason(n, p) for (n, _, _), p in zip(self.attentions(), dropouts) if p > 0]
         return reasons
 
     def attention_dropouts(self) -> list[float]:

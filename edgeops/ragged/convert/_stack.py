@@ -24,9 +24,6 @@ from edgeops.ragged.fused import add_layer_norm, bias_gelu
 
 Activation = Callable[[Tensor], Tensor]
 
-TAKES_DROPOUT = "dropout_p" in (ragged_attention.__kwdefaults__ or {})
-"""Whether attention itself can drop weights while training."""
-
 
 class Block(NamedTuple):
     """One encoder layer.
@@ -119,10 +116,13 @@ class Steps(NamedTuple):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, dropout: float) -> Tensor:
     offsets, longest = pattern.offsets, pattern.max_len
-    options: dict[str, Any] = {"dropout_p": dropout} if dropout > 0 else {}
-    y: Tensor = ragged_attention(
-        q, k, v, offsets, offsets, longest, longest, scale=scale, causal=pattern.causal, bias=pattern.bias, **options
-    )
+    options: dict[str, Any] = {
+        "scale": scale,
+        "causal": pattern.causal,
+        "bias": pattern.bias,
+        "dropout_p": dropout or 0,
+    }
+    y: Tensor = ragged_attention(q, k, v, offsets, offsets, longest, longest, **options)
     return y
 
 

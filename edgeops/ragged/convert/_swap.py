@@ -127,12 +127,4 @@ def refuse_call(model: nn.Module, reasons: list[str]) -> None:
         )
 
 
-def attention_dropout_reason(where: str, p: float) -> str:
-    """The reason why a layer with active attention dropout cannot run."""
-    return (
-        f"{where} has attention dropout {p:g} while training, which ragged_attention of this release cannot do; call "
-        f"model.eval(), or set the dropout of the attention to 0 (hidden dropout works)"
-    )
-
-
 _ADVICE = "Call the unconverted model for this."

@@ -16,10 +16,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.ragged.bridges import from_nested
-from edgeops.ragged.convert import _stack
 from edgeops.ragged.convert._padding import Padding, packed_rows, padding_from_layout, padding_from_mask
 from edgeops.ragged.convert._stack import Block, Pattern, run_blocks
-from edgeops.ragged.convert._swap import Converted, attention_dropout_reason, bypassed, is_stock, refuse_call
+from edgeops.ragged.convert._swap import Converted, bypassed, is_stock, refuse_call
 from edgeops.ragged.layout import RaggedLayout
 
 Tokens = Tensor | Sequence[Tensor]
@@ -100,14 +99,6 @@ class _TorchAdapter(Converted):
     def finish(self, x: Tensor) -> Tensor:
         return x
 
-    def _dropout_reasons(self) -> list[str]:
-        if not self.training or _stack.TAKES_DROPOUT:
-            return []
-        parts = [(i, layer.self_attn) for i, layer in enumerate(self.layer_list())]
-        return [
-            attention_dropout_reason(f"layer {i}", part.dropout) for i, part in parts if part.training and part.dropout
-        ]
-
     def _run(
         self, x: Tensor, padding: Padding, mask: Tensor | None, is_causal: bool | None, reasons: list[str]
     ) -> Tensor:
@@ -136,7 +127,7 @@ class _TorchAdapter(Converted):
         layout: RaggedLayout | None = None,
     ) -> tuple[Tensor, RaggedLayout]:
         """Encoded tokens `[T, E]` without padding: see `edgeops.ragged.encode_packed`."""
-        reasons = self._dropout_reasons()
+        reasons: list[str] = []
         who = f"{type(self).__name__}.encode_packed"
         if not isinstance(src, Tensor):
             src, layout = packed_rows(who, src)
@@ -162,7 +153,7 @@ class _TorchAdapter(Converted):
         """A call of the stock signature: padded, unbatched or jagged nested input."""
         if src.is_nested:
             return self._run_nested(src, mask, padding_mask, is_causal)
-        reasons = self._dropout_reasons()
+        reasons: list[str] = []
         tokens, reason = (None, None) if padding_mask is None else _token_mask(padding_mask)
         reasons += [reason] if reason else []
         sequence_first = src.ndim == 3 and not self.layer_list()[0].self_attn.batch_first
@@ -182,7 +173,7 @@ class _TorchAdapter(Converted):
     def _run_nested(
         self, src: Tensor, mask: Tensor | None, padding_mask: Tensor | None, is_causal: bool | None
     ) -> Tensor:
-        reasons = self._dropout_reasons()
+        reasons: list[str] = []
         if src.layout != torch.jagged:
             reasons.append("src is a nested tensor of strided layout; build it with layout=torch.jagged")
         if padding_mask is not None:
