@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -q -c constraints-dev.txt
+# two test processes: the machines this is for have two cores
+WORKERS := 2
 NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
@@ -44,14 +46,14 @@ tour: $(VENV)/tour
 	$(BIN)/edgeops tour
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -m "not slow and not gpu and not sanitize" -q
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not sanitize" -q
 
 test-slow: $(VENV)/lint
-	$(BIN)/python -m pytest -m "slow and not gpu and not sanitize" -q
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not gpu and not sanitize" -q
 
 # every native and property test again with the portable loops
 test-base: $(VENV)/test
-	EDGEOPS_ISA=base $(BIN)/python -m pytest -m "not slow and not gpu and not sanitize" -q tests/ragged tests/properties tests/native
+	EDGEOPS_ISA=base $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not sanitize" -q tests/ragged tests/properties tests/native
 
 sanitize: $(VENV)/test
 	PYTHON=$(abspath $(BIN))/python bash tests/native/sanitize.sh
