@@ -10,6 +10,7 @@
 
 #include "../common/output.h"
 #include "../common/partition.h"
+#include "../common/room.h"
 #include "offsets.h"
 
 namespace edgeops::ragged {
@@ -18,21 +19,6 @@ namespace {
 using torch::stable::Tensor;
 
 constexpr const char* kWho = "ragged_conv1d";
-
-struct Free {
-  void operator()(void* p) const {
-    std::free(p);
-  }
-};
-using Room = std::unique_ptr<void, Free>;
-
-Room room_of(int64_t bytes) {
-  Room room(std::malloc(static_cast<size_t>(bytes > 0 ? bytes : 1)));
-  if (!room) {
-    throw std::bad_alloc();
-  }
-  return room;
-}
 
 struct ConvPiece {
   int64_t group, tap, begin, end;

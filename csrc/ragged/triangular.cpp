@@ -11,6 +11,7 @@
 
 #include "../common/output.h"
 #include "../common/partition.h"
+#include "../common/room.h"
 
 namespace edgeops::ragged {
 namespace {
@@ -21,21 +22,6 @@ constexpr int64_t kStrip = 1024;             // columns of one piece: its packed
 constexpr int64_t kStreamBytes = 4LL << 20;  // results beyond this leave the caches before anybody reads them
 constexpr int64_t kFreshBytes = 32LL << 20;  // the C library takes blocks beyond this from the system every time
 constexpr double kNsPerMultiply = 1.0 / 30;  // one core, float
-
-struct Free {
-  void operator()(void* p) const {
-    std::free(p);
-  }
-};
-using Room = std::unique_ptr<void, Free>;
-
-Room room_of(int64_t bytes) {
-  Room room(std::malloc(static_cast<size_t>(bytes > 0 ? bytes : 1)));
-  if (!room) {
-    throw std::bad_alloc();
-  }
-  return room;
-}
 
 void require_square(const Tensor& l, const char* who, const char* name) {
   EDGEOPS_CHECK(

@@ -43,8 +43,7 @@ class RaggedTransformerEncoderLayer(_DropIn, EncoderLayerAdapter, nn.Transformer
         d_model: width of the rows, a multiple of `nhead`.
         nhead: attention heads.
         dim_feedforward: width between the two linear layers.
-        dropout: of attention weights and after each part, while training; dropout of attention weights needs a
-            `ragged_attention` with `dropout_p`.
+        dropout: of attention weights and after each part, while training.
         activation: "relu", "gelu" or a function of a tensor.
         layer_norm_eps: added to the variance.
         batch_first: padded input is `[B, L, E]` instead of `[L, B, E]`.
