@@ -3,6 +3,7 @@
 // made thousands of times a second.
 #pragma once
 
+#include <cstring>
 #include <initializer_list>
 #include <optional>
 
@@ -39,7 +40,10 @@ inline torch::stable::Tensor new_output(
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, shape, strides, dtype, device, index, &handle));
   torch::stable::Tensor out(handle);
 #ifdef EDGEOPS_POISON
-  torch::stable::fill_(out, __builtin_nan(""));
+  if (out.is_cpu() && out.numel() > 0) {  // NaN in every floating point type, -1 in integers
+    const int byte = dtype == aoti_torch_dtype_bool() ? 1 : 0xFF;
+    std::memset(out.mutable_data_ptr(), byte, static_cast<size_t>(out.numel()) * out.element_size());
+  }
 #endif
   return out;
 }
