@@ -41,37 +41,31 @@ def _complete(groups: Groups, needed: Sequence[str], candidates: Sequence[str]) 
     return all(name in groups and set(candidates) <= set(groups[name].records) for name in needed)
 
 
-def attention_core(groups: Groups) -> Figures:
-    """C5."""
+def attention_over_peers(groups: Groups) -> Figures:
+    """C6, and the first figures of C5."""
     ours = attention.OURS
     if not _complete(groups, LISTS, (ours, attention.LOOP, attention.PADDED)):
         return {}
     loop = {name: groups[name].ratio(attention.LOOP, ours).median for name in LISTS}
     padded = {name: groups[name].ratio(attention.PADDED, ours).median for name in LISTS}
-    figures = {
-        "geomean over the sdpa loop": geomean(loop.values()),
-        "geomean over padded sdpa": geomean(padded.values()),
-        "worst list over the better peer": min(min(loop[name], padded[name]) for name in LISTS),
-    }
-    for name in ("CoLA", "MNLI"):
-        figures[f"{name} over the sdpa loop"] = loop[name]
-    for name in ("SQuAD", "RACE", "Wiki512", "CoLA"):
-        figures[f"{name} share of the sgemm roof"] = _roof(groups[name], ours)
-    return figures
-
-
-def attention_training(groups: Groups) -> Figures:
-    """C6."""
-    ours = attention_train.OURS
-    if not _complete(groups, LISTS, (ours, attention_train.LOOP, attention_train.PADDED)):
-        return {}
-    loop = {name: groups[name].ratio(attention_train.LOOP, ours).median for name in LISTS}
-    padded = {name: groups[name].ratio(attention_train.PADDED, ours).median for name in LISTS}
     return {
         "geomean over the sdpa loop": geomean(loop.values()),
         "geomean over padded sdpa": geomean(padded.values()),
         "worst list over the better peer": min(min(loop[name], padded[name]) for name in LISTS),
     }
+
+
+def attention_core(groups: Groups) -> Figures:
+    """C5."""
+    figures = attention_over_peers(groups)
+    if not figures:
+        return {}
+    ours = attention.OURS
+    for name in ("CoLA", "MNLI"):
+        figures[f"{name} over the sdpa loop"] = groups[name].ratio(attention.LOOP, ours).median
+    for name in ("SQuAD", "RACE", "Wiki512", "CoLA"):
+        figures[f"{name} share of the sgemm roof"] = _roof(groups[name], ours)
+    return figures
 
 
 def causal_attention(groups: Groups) -> Figures:
@@ -184,7 +178,7 @@ def _all_cases(workload: str, rounds: int, figures: Callable[[Sequence[Group]], 
 
 ITEMS = {
     "C5": _per_case("ragged_attention", 9, attention_core),
-    "C6": _per_case("ragged_attention_train", 7, attention_training),
+    "C6": _per_case("ragged_attention_train", 7, attention_over_peers),
     "C7": _per_case("encoder_layer", 5, encoder),
     "C8": _per_case("encoder_layer_train", 5, training_step),
     "C9": _per_case("minilm", 5, sentence_encoder),

@@ -92,3 +92,14 @@ inline void narrow<StoreF16>(const float* src, uint16_t* dst, int64_t n) {
     dst[i] = torch::headeronly::detail::fp16_ieee_from_fp32_value(src[i]);
   }
 }
+
+// A slice of a row in compute type: in place where the types agree, else widened into `room`.
+template <class St>
+EDGEOPS_INLINE const typename St::T* row_slice(const typename St::S* src, int64_t n, typename St::T* room) {
+  if constexpr (sizeof(typename St::S) == sizeof(typename St::T)) {
+    return src;
+  } else {
+    widen<St>(src, room, n);
+    return room;
+  }
+}

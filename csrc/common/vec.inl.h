@@ -157,3 +157,32 @@ EDGEOPS_INLINE Lanes<double>::V vlog2(Lanes<double>::V x) {
   }
   return x;
 }
+
+#if EDGEOPS_VB == 32
+// dst[k * ld_dst + j] = rows[j * ld + k] for 8 x 8; rows beyond `last` are read as row `last`
+EDGEOPS_INLINE void transpose8(const float* rows, int64_t ld, int64_t last, float* dst, int64_t ld_dst) {
+  const float* r[8];
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < 8; ++j) {
+    r[j] = rows + (j < last ? j : last) * ld;
+  }
+  __m256 a[8], b[8];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    a[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r[j])), _mm_loadu_ps(r[j + 4]), 1);
+    a[j + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(r[j] + 4)), _mm_loadu_ps(r[j + 4] + 4), 1);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 8; h += 4) {
+    b[h] = _mm256_unpacklo_ps(a[h], a[h + 1]);
+    b[h + 1] = _mm256_unpackhi_ps(a[h], a[h + 1]);
+    b[h + 2] = _mm256_unpacklo_ps(a[h + 2], a[h + 3]);
+    b[h + 3] = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
+    float* d = dst + h * ld_dst;
+    _mm256_storeu_ps(d, _mm256_shuffle_ps(b[h], b[h + 2], 0x44));
+    _mm256_storeu_ps(d + ld_dst, _mm256_shuffle_ps(b[h], b[h + 2], 0xEE));
+    _mm256_storeu_ps(d + 2 * ld_dst, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44));
+    _mm256_storeu_ps(d + 3 * ld_dst, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xEE));
+  }
+}
+#endif

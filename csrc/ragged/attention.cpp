@@ -11,6 +11,7 @@
 
 #include "../common/output.h"
 #include "../common/partition.h"
+#include "../common/room.h"
 #include "attention_call.h"
 #include "attention_isa.h"
 
@@ -77,8 +78,9 @@ std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
   c.lse = lse.mutable_data_ptr();
   const AttentionKernel& kernel = attention_kernel(active_isa(), a.storage);
   auto pieces = cut(c, c.sequences);
-  run_by_cost(
-      pieces, [&](const AttentionPiece& piece) { kernel.run(c, piece, scratch_of_thread(kernel.scratch(c, piece))); });
+  run_by_cost(pieces, [&](const AttentionPiece& piece) {
+    kernel.run(c, piece, scratch_of_thread(0, kernel.scratch(c, piece)));
+  });
   return {out, lse};
 }
 

@@ -8,6 +8,7 @@
 
 #include "../common/output.h"
 #include "../common/partition.h"
+#include "../common/room.h"
 #include "attention_bwd_isa.h"
 #include "attention_call.h"
 
@@ -106,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ragged_attention_bwd_cpu(
   auto pieces = cut(g, g.dbias != nullptr && g.db_b == 0, g.dbias != nullptr && g.db_h == 0);
   run_by_cost(pieces, [&](const GradPiece& piece) {
     for (int64_t b = piece.b; b < piece.b_end; ++b) {
-      char* scratch = scratch_of_thread(kernel.scratch(g, b));
+      char* scratch = scratch_of_thread(0, kernel.scratch(g, b));
       for (int64_t h = piece.h; h < piece.h_end; ++h) {
         kernel.run(g, b, h, scratch);
       }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of ragged attention, and the scratch memory of its threads.
+// Checks of ragged attention.
 #include "attention_call.h"
 
 #include <algorithm>
@@ -77,29 +77,10 @@ DropoutCall read_dropout(double p, int64_t seed) {
   return {p > 0, seed, static_cast<uint32_t>(p * 4294967296.0), 1 / (1 - p)};
 }
 
-struct FreeDeleter {
-  void operator()(char* p) const {
-    std::free(p);
-  }
-};
-
 }  // namespace
 
 Tensor dense_rows(const Tensor& x) {
   return x.size(2) <= 1 || x.stride(2) == 1 ? x : torch::stable::contiguous(x);
-}
-
-char* scratch_of_thread(int64_t bytes) {
-  thread_local std::unique_ptr<char, FreeDeleter> memory;
-  thread_local int64_t held = 0;
-  if (bytes > held) {
-    memory.reset(static_cast<char*>(std::malloc(static_cast<size_t>(bytes))));
-    held = memory ? bytes : 0;
-    if (!memory) {
-      throw std::bad_alloc();
-    }
-  }
-  return memory.get();
 }
 
 AttentionArguments read_attention(

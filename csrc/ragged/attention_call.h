@@ -27,7 +27,4 @@ AttentionArguments read_attention(
 // x with its last dimension dense, copied only if it must be.
 torch::stable::Tensor dense_rows(const torch::stable::Tensor& x);
 
-// Scratch memory of one thread, kept between calls: an op runs thousands of times a second.
-char* scratch_of_thread(int64_t bytes);
-
 }  // namespace edgeops::ragged

@@ -12,35 +12,13 @@
 
 #include "../common/output.h"
 #include "../common/partition.h"
+#include "../common/room.h"
 
 namespace edgeops::ragged {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-struct FreeDeleter {
-  void operator()(char* p) const {
-    std::free(p);
-  }
-};
-
-char* scratch_of_thread(int slot, int64_t bytes) {
-  constexpr int64_t kKept = int64_t{64} << 20;  // more than this goes back when a call needs much less
-  thread_local std::unique_ptr<char, FreeDeleter> memory[2];
-  thread_local int64_t held[2] = {0, 0};
-  if (bytes > held[slot] || (held[slot] > kKept && bytes < held[slot] / 4)) {
-    const auto whole = static_cast<size_t>((bytes + 63) / 64 * 64);
-    held[slot] = 0;
-    memory[slot].reset();
-    memory[slot].reset(static_cast<char*>(std::aligned_alloc(64, whole)));
-    if (!memory[slot]) {
-      throw std::bad_alloc();
-    }
-    held[slot] = bytes;
-  }
-  return memory[slot].get();
-}
 
 // Whole products, or bands of those that would keep one thread busy after the others are done.
 std::vector<GemmPiece> cut(const std::vector<GemmGroup>& groups) {

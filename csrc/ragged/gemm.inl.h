@@ -141,31 +141,6 @@ static void gemm_narrow_strip(int64_t m, int64_t width, Strip<T> s) {
   }
 }
 
-#if EDGEOPS_VB == 32
-// dst[k * ld_dst + j] = src[j * ld + k] for 8 x 8
-EDGEOPS_INLINE void turn8(const float* src, int64_t ld, float* dst, int64_t ld_dst) {
-  __m256 a[8], b[8];
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const float *low = src + j * ld, *high = src + (j + 4) * ld;
-    a[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
-    a[j + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 4)), _mm_loadu_ps(high + 4), 1);
-  }
-#pragma GCC unroll 2
-  for (int h = 0; h < 8; h += 4) {
-    b[h] = _mm256_unpacklo_ps(a[h], a[h + 1]);
-    b[h + 1] = _mm256_unpackhi_ps(a[h], a[h + 1]);
-    b[h + 2] = _mm256_unpacklo_ps(a[h + 2], a[h + 3]);
-    b[h + 3] = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
-    float* d = dst + h * ld_dst;
-    _mm256_storeu_ps(d, _mm256_shuffle_ps(b[h], b[h + 2], 0x44));
-    _mm256_storeu_ps(d + ld_dst, _mm256_shuffle_ps(b[h], b[h + 2], 0xEE));
-    _mm256_storeu_ps(d + 2 * ld_dst, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44));
-    _mm256_storeu_ps(d + 3 * ld_dst, _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xEE));
-  }
-}
-#endif
-
 // One panel: dst[p * 2n + j] = b[p, j] for `width` columns, zeros up to the next whole vector.
 template <class T>
 static void pack_panel(const T* b, int64_t b_row, int64_t b_col, int64_t k, int64_t width, T* dst) {
@@ -189,7 +164,7 @@ static void pack_panel(const T* b, int64_t b_row, int64_t b_col, int64_t k, int6
       columns = width / 8 * 8;
       for (int64_t j = 0; j < columns; j += 8) {
         for (int64_t p = 0; p < turned; p += 8) {
-          turn8(b + j * b_col + p, b_col, dst + p * w + j, w);
+          transpose8(b + j * b_col + p, b_col, 7, dst + p * w + j, w);
         }
       }
     }

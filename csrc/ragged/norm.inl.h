@@ -3,17 +3,7 @@
 // instruction set.
 #include "columns.inl.h"
 
-// A vector in compute type: `n` values of a row, or of a null pointer the value that stands for it.
-template <class St>
-EDGEOPS_INLINE const typename St::T* norm_row(const typename St::S* from, int64_t n, typename St::T* room) {
-  if constexpr (sizeof(typename St::S) == sizeof(typename St::T)) {
-    return from;
-  } else {
-    widen<St>(from, room, n);
-    return room;
-  }
-}
-
+// A vector in compute type, or the value that stands for one that is absent.
 template <class St>
 EDGEOPS_INLINE void norm_vector(const void* from, typename St::T absent, int64_t n, typename St::T* to) {
   if (from != nullptr) {
@@ -40,7 +30,7 @@ static void norm_forward(
   norm_vector<St>(bias, T(0), cols, shift);
   const T count = static_cast<T>(rows > 0 ? rows : 1);
   for (int64_t r = 0; r < rows; ++r) {
-    const T* row = norm_row<St>(x + r * ld, cols, room);
+    const T* row = row_slice<St>(x + r * ld, cols, room);
     column_lanes<T>(cols, [&](int64_t i, int64_t k) {
       column_put<T>(sum + i, column_get<T>(sum + i, k) + column_get<T>(row + i, k), k);
     });
@@ -50,7 +40,7 @@ static void norm_forward(
     sum[c] = T(0);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const T* row = norm_row<St>(x + r * ld, cols, room);
+    const T* row = row_slice<St>(x + r * ld, cols, room);
     column_lanes<T>(cols, [&](int64_t i, int64_t k) {
       const auto d = column_get<T>(row + i, k) - column_get<T>(mean + i, k);
       column_put<T>(sum + i, column_get<T>(sum + i, k) + d * d, k);
@@ -60,7 +50,7 @@ static void norm_forward(
     rstd[c] = static_cast<T>(1 / __builtin_sqrt(static_cast<double>(sum[c] / count) + eps));
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const T* row = norm_row<St>(x + r * ld, cols, room);
+    const T* row = row_slice<St>(x + r * ld, cols, room);
     T* to = result;
     if constexpr (same) {
       to = out + r * ld_out;
@@ -93,7 +83,7 @@ static void norm_backward(
     dweight[c] = dbias[c] = T(0);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const T *row = norm_row<St>(x + r * ld, cols, x_room), *g = norm_row<St>(grad + r * ld, cols, g_room);
+    const T *row = row_slice<St>(x + r * ld, cols, x_room), *g = row_slice<St>(grad + r * ld, cols, g_room);
     column_lanes<T>(cols, [&](int64_t i, int64_t k) {
       const auto y = (column_get<T>(row + i, k) - column_get<T>(mean + i, k)) * column_get<T>(rstd + i, k);
       const auto v = column_get<T>(g + i, k);
@@ -102,7 +92,7 @@ static void norm_backward(
     });
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const T *row = norm_row<St>(x + r * ld, cols, x_room), *g = norm_row<St>(grad + r * ld, cols, g_room);
+    const T *row = row_slice<St>(x + r * ld, cols, x_room), *g = row_slice<St>(grad + r * ld, cols, g_room);
     T* to = result;
     if constexpr (same) {
       to = dx + r * ld;

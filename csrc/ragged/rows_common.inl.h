@@ -3,17 +3,6 @@
 
 constexpr int64_t kSlice = 1024;  // elements of a row that are widened at a time
 
-// A slice of a row in compute type: in place where the types agree, else widened into `room`.
-template <class St>
-EDGEOPS_INLINE const typename St::T* row_slice(const typename St::S* src, int64_t n, typename St::T* room) {
-  if constexpr (sizeof(typename St::S) == sizeof(typename St::T)) {
-    return src;
-  } else {
-    widen<St>(src, room, n);
-    return room;
-  }
-}
-
 // Phi(-|x|) = bell * R(1 / (1 + |x| / 4)), bell = exp(-x^2 / 2); R is the best polynomial of degree 9, error 2e-9.
 EDGEOPS_INLINE Lanes<float>::V normal_tail(Lanes<float>::V x, Lanes<float>::V* bell) {
   typedef Lanes<float>::V V;

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .launch import on_device, traffic
+from .segments import rows_of
 
 __all__ = ["ragged_instance_norm_bwd", "ragged_instance_norm_fwd"]
 
@@ -34,9 +35,7 @@ def _ragged_instance_norm_fwd_kernel(
     """One segment and block of columns: mean, then variance around it, then the result."""
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     share = 1.0 / tl.maximum(count, 1).to(tl.float32)
     acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for first in range(0, count, BLOCK_R):
@@ -92,9 +91,7 @@ def _ragged_instance_norm_bwd_kernel(
     """dx, and the segment's own sums for weight and bias, which the launcher adds up in order."""
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     share = 1.0 / tl.maximum(count, 1).to(tl.float32)
     center = tl.load(mean + segment * width + cols, mask=cols < width, other=0.0)
     inverse = tl.load(rstd + segment * width + cols, mask=cols < width, other=0.0)

@@ -11,20 +11,12 @@ import triton
 import triton.language as tl
 
 from .launch import on_device, traffic
+from .segments import rows_of
 
 __all__ = ["ragged_pack", "ragged_unpack"]
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 MAX_ELEMENT_SIZE = 8
-
-
-@triton.jit
-def _rows_of(offsets, sequence, total):
-    # clamped to the rows that exist: a wrong offset may give wrong numbers, never a wrong address
-    start = tl.load(offsets + sequence).to(tl.int64)
-    end = tl.load(offsets + sequence + 1).to(tl.int64)
-    start = tl.minimum(tl.maximum(start, 0), total)
-    return start, tl.minimum(tl.maximum(end, start), total) - start
 
 
 @triton.jit(
@@ -48,7 +40,7 @@ def _ragged_pack_kernel(
     """out[offsets[n] + i] = padded[n, i] for i < length of n, `BLOCK_L` rows by `BLOCK_C` elements per program."""
     sequence = (tl.program_id(0) // blocks_per_sequence).to(tl.int64)
     block = tl.program_id(0) % blocks_per_sequence
-    start, count = _rows_of(offsets, sequence, total)
+    start, count = rows_of(offsets, sequence, total)
     count = tl.minimum(count, length)
     if block * BLOCK_L >= count:
         return
@@ -82,7 +74,7 @@ def _ragged_unpack_kernel(
     """out[n, i] = values[offsets[n] + i] for i < length of n, else `fill`; every element of out is written once."""
     sequence = (tl.program_id(0) // blocks_per_sequence).to(tl.int64)
     block = tl.program_id(0) % blocks_per_sequence
-    start, count = _rows_of(offsets, sequence, total)
+    start, count = rows_of(offsets, sequence, total)
     rows = block.to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (rows[:, None] < length) & (cols[None, :] < width)

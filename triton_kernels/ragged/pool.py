@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .launch import on_device, traffic
+from .segments import rows_of
 
 __all__ = ["ragged_pool_bwd", "ragged_pool_fwd"]
 
@@ -33,9 +34,7 @@ def _ragged_pool_fwd_kernel(
     """
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     top = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
     if MODE == 2 or MODE == 3:
         acc = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
@@ -104,9 +103,7 @@ def _ragged_pool_bwd_kernel(
     """The gradient of one segment's row in each of its rows; rows that reach the maximum share it evenly."""
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     share = tl.load(grad + segment * stride_gn + cols, mask=cols < width, other=0.0).to(tl.float32)
     if MODE == 1:
         share = share / tl.maximum(count, 1).to(tl.float32)

@@ -31,6 +31,16 @@ def find_sequence(cu, tile, num_sequences, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def rows_of(offsets, sequence, total):
+    # first row and number of rows, clamped to those that exist: a wrong offset may give wrong numbers, never a wrong
+    # address
+    start = tl.load(offsets + sequence).to(tl.int64)
+    end = tl.load(offsets + sequence + 1).to(tl.int64)
+    start = tl.minimum(tl.maximum(start, 0), total)
+    return start, tl.minimum(tl.maximum(end, start), total) - start
+
+
+@triton.jit
 def segment(cu, sequence, num_sequences, total):
     # offsets are clamped to the rows that exist: a wrong offset may give wrong numbers, never a wrong address
     inside = sequence < num_sequences

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .launch import on_device, traffic
+from .segments import rows_of
 
 __all__ = ["ragged_softmax_bwd", "ragged_softmax_fwd"]
 
@@ -28,9 +29,7 @@ def _ragged_softmax_fwd_kernel(
     """One segment and block of columns: a running maximum and sum for each place of the tile, then a second pass."""
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     top = tl.full([BLOCK_R, BLOCK_C], float("-inf"), tl.float32)
     acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for first in range(0, count, BLOCK_R):
@@ -77,9 +76,7 @@ def _ragged_softmax_bwd_kernel(
     """y * (g - sum(g * y)), or g - exp(y) * sum(g) with LOG."""
     segment = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = tl.minimum(tl.maximum(tl.load(offsets + segment).to(tl.int64), 0), total)
-    end = tl.minimum(tl.maximum(tl.load(offsets + segment + 1).to(tl.int64), start), total)
-    count = end - start
+    start, count = rows_of(offsets, segment, total)
     acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for first in range(0, count, BLOCK_R):
         rows = first + tl.arange(0, BLOCK_R)
