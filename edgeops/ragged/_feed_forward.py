@@ -93,3 +93,22 @@ def feed_forward(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, approxi
     """
     result: Tensor = _step(x, first, bias, second, approximate == "tanh")[0]
     return result
+
+
+def feed_forward_bare(x: Tensor, first: Tensor, bias: Tensor, second: Tensor, approximate: str) -> Tensor:
+    """`feed_forward` for inference on the CPU: nothing of the inner width ever exists as a whole.
+
+    Faster too on many rows: two results of the inner width, 20 MB for 1280 rows of 2048, are more than the caches hold
+    and more than the allocator keeps from call to call.
+
+    >>> feed_forward_bare(torch.zeros(1, 2), torch.ones(4, 2), torch.zeros(4), torch.ones(3, 4), "none")
+    tensor([[0., 0., 0.]])
+    """
+    tanh = approximate == "tanh"
+    gelu = torch.ops.edgeops._bias_gelu_fwd.default
+    if _whole(x):
+        return F.linear(gelu(F.linear(x, first), bias, tanh), second)
+    out = x.new_empty(x.shape[0], second.shape[0])
+    for part in _pieces(x.shape[0]):
+        torch.mm(gelu(F.linear(x[part], first), bias, tanh), second.t(), out=out[part])
+    return out

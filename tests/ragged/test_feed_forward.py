@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeops.ragged import _feed_forward, convert
-from edgeops.ragged._feed_forward import feed_forward
+from edgeops.ragged._feed_forward import feed_forward, feed_forward_bare
 from tests.budget import assert_within_budget
 
 
@@ -37,6 +37,14 @@ def test_against_the_composition(rows: int, approximate: str, monkeypatch: pytes
         torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(theirs, leaves, upstream), strict=True
     ):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4, 5, 17])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_inference_against_the_composition(rows: int, approximate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_feed_forward, "_ROWS", 4)
+    leaves = [x.detach() for x in inputs(rows)]
+    torch.testing.assert_close(feed_forward_bare(*leaves, approximate), plain(*leaves, approximate))
 
 
 @pytest.mark.parametrize("rows", [3, 7])

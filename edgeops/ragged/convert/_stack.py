@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeops import _native
-from edgeops.ragged._feed_forward import feed_forward
+from edgeops.ragged._feed_forward import feed_forward, feed_forward_bare
 from edgeops.ragged.attention import ragged_attention
 from edgeops.ragged.convert._projection import is_plain_linear
 from edgeops.ragged.fused import add_layer_norm, bias_gelu
@@ -156,7 +156,7 @@ def _steps(x: Tensor) -> Steps:
         # what saves memory for backward is of no use without one
         saving = feed_forward if torch.is_grad_enabled() else None
         return Steps(_attend, bias_gelu, add_layer_norm, saving)
-    return Steps(_attend_bare, _bias_gelu_bare, _add_norm_bare)
+    return Steps(_attend_bare, _bias_gelu_bare, _add_norm_bare, feed_forward_bare)
 
 
 def _linear_activation(x: Tensor, fc: nn.Module, activation: Activation, steps: Steps) -> Tensor:
