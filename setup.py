@@ -61,7 +61,11 @@ ops = CppExtension(
     py_limited_api=True,
 )
 runtime = Pybind11Extension(
-    "edgeops._runtime", sources=sources("runtime"), extra_compile_args=FLAGS, extra_link_args=LINK, cxx_std=20
+    "edgeops._runtime",
+    sources=sources("runtime", "runtime/batching"),
+    extra_compile_args=FLAGS,
+    extra_link_args=LINK,
+    cxx_std=20,
 )
 extensions = [ops, runtime]
 cuda = cuda_extension(ROOT, FLAGS, TARGET)

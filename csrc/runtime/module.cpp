@@ -2,6 +2,8 @@
 // edgeops._runtime: host-side structures without tensors. No torch header in this folder.
 #include <pybind11/pybind11.h>
 
+#include "batching/bind.h"
+
 namespace py = pybind11;
 
 PYBIND11_MODULE(_runtime, m) {
@@ -9,4 +11,8 @@ PYBIND11_MODULE(_runtime, m) {
   m.def(
       "compiler", [] { return py::str("g++ " __VERSION__); },
       "The compiler that built the native modules, for `edgeops info`.");
+  py::module_ batching = m.def_submodule("batching", "Graphs of cells: recording, scheduling, layout.");
+  edgeops::batching::bind_schedule(batching);
+  edgeops::batching::bind_layout(batching);
+  edgeops::batching::bind_record(batching);
 }

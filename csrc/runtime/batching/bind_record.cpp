@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bind.h"
+
+namespace edgeops::batching {
+
+void bind_record(pybind11::module_& m) {}
+
+}  // namespace edgeops::batching
