@@ -4,3 +4,8 @@
 Trees, lattices, parsers: a program that runs one node at a time is recorded, and equal cells of all instances of a
 mini-batch run together.
 """
+
+from edgeops.batching.cell import Ragged as Ragged
+from edgeops.batching.cell import cell as cell
+from edgeops.batching.session import Session as Session
+from edgeops.batching.session import session as session

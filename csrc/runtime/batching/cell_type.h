@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python types of the recording path, on the C API: a call costs about a tenth of a microsecond.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <structmember.h>
+
+#include <algorithm>
+
+namespace edgeops::batching {
+
+struct Recording;
+
+// A result that does not exist yet.
+struct ValueObject {
+  PyObject ob_base;
+  PyObject* recorder;  // the Recording's Python object
+  int64_t id;
+  int32_t value_class;
+};
+
+// Makes the types `Value` and `Cell` and puts them into the module.
+void add_cell_types(pybind11::module_& m);
+
+// Calls of cells on this thread go to `recording`, whose Python object is `object`; null for none.
+void set_current(PyObject* object, Recording* recording);
+PyObject* current_recording();
+
+}  // namespace edgeops::batching

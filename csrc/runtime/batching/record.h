@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a session has recorded: calls of cells, their operands, and where their results stand.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "graph.h"
+
+namespace edgeops::batching {
+
+// How one operand of a cell call is given. Kind and class together are the operand's part of a signature.
+enum class Operand : int32_t {
+  value = 0,   // a result of another cell: its value id
+  list = 1,    // a list of results, of any length: their number and their value ids
+  number = 2,  // a Python integer
+  tensor = 3,  // a tensor from outside: its index in the session's list
+};
+
+// A cell with given operand kinds and classes: what may run in one batch.
+struct Variant {
+  int32_t id = 0;                     // dense, in the whole process
+  bool lone = false;                  // never batched
+  std::vector<Operand> operands;      // kind of every operand
+  std::vector<int32_t> in_classes;    // value class of every operand, -1 for numbers
+  std::vector<int32_t> out_classes;   // value class of every result
+};
+
+// One batch of a flush: equal calls that run together.
+struct PlacedBatch {
+  const Variant* variant;
+  int64_t count;                      // calls
+  std::vector<int64_t> operand_at;    // a call's operand rows (value, list), numbers, or tensors: from here in their array
+  std::vector<int64_t> operand_count; // how many; differs from `count` for lists
+  std::vector<int64_t> first_row;     // rows first, first + 1, ... of their table; -1 when they are not consecutive
+  std::vector<int64_t> starts_at;     // lists: count + 1 starts, from here in `starts`; -1 for others
+  std::vector<int64_t> out_row;       // first row of every result in its table
+};
+
+struct Placement {
+  std::vector<PlacedBatch> batches;
+  std::vector<int32_t> rows;     // table rows of value and list operands
+  std::vector<int64_t> numbers;  // integers
+  std::vector<int32_t> tensors;  // indices of outside tensors
+  std::vector<int32_t> starts;   // offsets of list operands
+  std::vector<int64_t> used;     // rows used of every class's table after this flush, by class
+};
+
+class Recorder {
+ public:
+  // Appends a call: operands as described at `Operand`, one after another. Returns the first result's value id.
+  int64_t append(const Variant& variant, const int64_t* operands, int64_t count);
+
+  // The calls since the last flush as a graph; types are dense, `type_variant` names them.
+  Graph graph(std::vector<const Variant*>& type_variant) const;
+
+  // Gives table rows to the results of the scheduled calls, in order, and lists every batch's operand rows. Ends the
+  // flush: the calls count as executed.
+  Placement place(const Schedule& schedule);
+
+  int64_t nodes() const {
+    return static_cast<int64_t>(variant_.size());
+  }
+  int64_t pending() const {
+    return nodes() - flushed_;
+  }
+  int32_t class_of(int64_t value) const;
+  // Table row of a value, or -1 before its flush.
+  int32_t row_of(int64_t value) const {
+    return value < static_cast<int64_t>(row_.size()) ? row_[value] : -1;
+  }
+
+ private:
+  std::vector<const Variant*> variant_;   // [nodes]
+  std::vector<int64_t> operand_start_;    // [nodes], into operands_
+  std::vector<int64_t> operands_;
+  std::vector<int64_t> first_value_;      // [nodes], id of the first result
+  std::vector<int32_t> producer_;         // [values], the node that makes it
+  std::vector<int32_t> row_;              // [values flushed], row in its class's table
+  std::vector<int64_t> used_;             // [classes], rows given out
+  int64_t flushed_ = 0;                   // nodes that are executed
+};
+
+}  // namespace edgeops::batching

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells: the units that are recorded, scheduled and run batched. ED-Batch (ICML 2023), section 2; ACRoBat.
+
+A cell is a function of rows. Called inside a session with operands of one instance it is written down and gives back
+values that do not exist yet; when they are needed, all calls of a kind run together, with a leading dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from edgeops._common.errors import describe, message
+from edgeops.batching._classes import intern, value_class
+from edgeops.batching._runtime import runtime
+
+VALUE, LIST, NUMBER, TENSOR = range(4)  # kinds of operands, as csrc/runtime/batching/record.h numbers them
+
+
+class Ragged(NamedTuple):
+    """A list operand of a batch: values `[total, ...]`, those of call i from `offsets[i]` to `offsets[i + 1]`."""
+
+    values: Tensor
+    offsets: Tensor
+
+
+class Body:
+    """What a cell computes. The executor hands it whole batches.
+
+    Subclasses set `name` and give `infer`, `parameters` and either `run` (a function of rows, differentiated by
+    PyTorch) or their own `forward` and `backward` on tables (see `edgeops.batching._native_cells`).
+    """
+
+    name: str
+    lone: bool = False
+
+    def parameters(self) -> Sequence[Tensor]:
+        """Tensors from outside that results depend on and that may want gradients."""
+        raise NotImplementedError
+
+    def run(self, *rows: Any) -> Any:
+        """One batch: tensors `[m, ...]`, integers `[m]`, `Ragged` lists; a tensor `[m, ...]` or a tuple of them."""
+        raise NotImplementedError
+
+    def outputs(self, *rows: Any) -> tuple[Tensor, ...]:
+        """`run`, with its results checked and as a tuple."""
+        out = self.run(*rows)
+        results = out if isinstance(out, tuple) else (out,)
+        for y in results:
+            if not isinstance(y, Tensor):
+                rule = "a cell must return a tensor or a tuple of tensors"
+                raise TypeError(message(self.name, rule, describe(y), "Return rows of tensors."))
+        return results
+
+    def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        """Classes of the results, from kind and class of every operand."""
+        rows = 2
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            examples: list[Any] = []
+            for kind, number in operands:
+                if kind == NUMBER:
+                    examples.append(torch.zeros(rows, dtype=torch.int64))
+                    continue
+                of = value_class(number)
+                x = torch.zeros(rows, *of.shape, dtype=of.dtype, device=of.device)
+                examples.append(Ragged(x, torch.arange(rows + 1)) if kind == LIST else x)
+            results = self.outputs(*examples)
+        for y in results:
+            if y.dim() < 1 or y.shape[0] != rows:
+                rule, advice = "a cell must return as many rows as it gets", "Keep the leading dimension of its operands."
+                raise ValueError(message(self.name, rule, f"shape {tuple(y.shape)} for {rows} rows", advice))
+        return tuple(intern(y.dtype, y.device, tuple(y.shape[1:])) for y in results)
+
+    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool]:
+        return self.infer(operands), self.lone
+
+    def _eager(self, *operands: Any, **named: Any) -> Any:
+        """A call outside of a session: runs at once, on one row."""
+        if named:
+            rule = "a cell takes operands by position"
+            raise TypeError(message(self.name, rule, f"keywords {sorted(named)}", "Give them in order."))
+
+        def rows(x: Any) -> Any:
+            if isinstance(x, int):
+                return torch.tensor([x])
+            if isinstance(x, (list, tuple)):
+                return Ragged(torch.stack(list(x)), torch.tensor([0, len(x)]))
+            if not isinstance(x, Tensor):
+                rule = "an operand must be a tensor, an integer or a list"
+                raise TypeError(message(self.name, rule, describe(x), "Convert it."))
+            return x[None]
+
+        results = tuple(y[0] for y in self.outputs(*(rows(x) for x in operands)))
+        return results[0] if len(results) == 1 else results
+
+
+def _tensors_of(thing: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Tensors that a captured object brings along."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, nn.Module):
+        yield from thing.parameters()
+    elif isinstance(thing, (list, tuple)):
+        for part in thing:
+            yield from _tensors_of(part, seen)
+    elif isinstance(thing, dict):
+        yield from _tensors_of(list(thing.values()), seen)
+    elif inspect.ismethod(thing):
+        yield from _tensors_of(thing.__self__, seen)
+    elif isinstance(thing, functools.partial):
+        yield from _tensors_of([thing.func, *thing.args, *thing.keywords.values()], seen)
+    elif inspect.isfunction(thing) and not thing.__module__.startswith("torch"):
+        captured = inspect.getclosurevars(thing)
+        yield from _tensors_of([*captured.nonlocals.values(), *captured.globals.values()], seen)
+        yield from _tensors_of(list(thing.__defaults__ or ()), seen)
+
+
+class FunctionBody(Body):
+    """A function or a module of rows."""
+
+    def __init__(self, function: Callable[..., Any], name: str, lone: bool) -> None:
+        self._function = function
+        self.name = name
+        self.lone = lone
+        self.checked = False  # whether a graph was searched for tensors that `parameters` misses
+
+    def parameters(self) -> list[Tensor]:
+        return [x for x in _tensors_of(self._function, set()) if x.requires_grad]
+
+    def run(self, *rows: Any) -> Any:
+        return self._function(*rows)
+
+
+def leaves_of(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
+    """Leaves that want gradients and that results reach without passing a known tensor."""
+    stop = {id(x) if x.grad_fn is None else id(x.grad_fn) for x in known}
+    found: list[Tensor] = []
+    stack = [y.grad_fn for y in results if y.grad_fn is not None]
+    seen: set[Any] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or id(node) in stop:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in stop:
+            found.append(leaf)
+        stack.extend(after for after, _ in node.next_functions)
+    return found
+
+
+class CellModule(nn.Module):
+    """A module as a cell: parameters, `state_dict` and `to` are the module's own, under `cell.`."""
+
+    def __init__(self, module: nn.Module, lone: bool = False) -> None:
+        super().__init__()
+        self.cell = module
+        self.record = runtime().Cell(FunctionBody(module, type(module).__name__, lone))
+
+    def __call__(self, *operands: Any) -> Any:
+        """Recorded in a session, run at once outside of one. `record` is the same without a Python frame."""
+        return self.record(*operands)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["record"] = self.record.owner.lone
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        lone = state.pop("record")
+        super().__setstate__(state)
+        self.record = runtime().Cell(FunctionBody(self.cell, type(self.cell).__name__, lone))
+
+
+def cell(function: Any = None, *, batched: bool = True) -> Any:
+    """Make a function or a module of rows a cell.
+
+    Args:
+        function: takes tensors `[m, ...]`, integers as `int64 [m]`, lists as `Ragged`; returns a tensor `[m, ...]` or
+            a tuple of them. Row i of a result may depend on row i of the operands and on captured tensors alone. A
+            module gives a module (`CellModule`). Captured tensors are found in closures, globals, defaults, bound
+            objects and partials.
+        batched: `False` runs every call on its own.
+
+    Returns:
+        The cell. Inside `session` it takes one instance's operands (values of other cells, tensors without the
+        leading dimension, integers, lists of values) and returns values; outside it runs at once.
+
+    Raises:
+        TypeError: what is given cannot be called.
+
+    >>> double = cell(lambda x: 2 * x)
+    >>> double(torch.ones(2))
+    tensor([2., 2.])
+    """
+    if function is None:
+        return functools.partial(cell, batched=batched)
+    if isinstance(function, nn.Module):
+        return CellModule(function, not batched)
+    if not callable(function):
+        rule = "a cell must be a function or a module"
+        raise TypeError(message("batching.cell", rule, describe(function), "Give a callable."))
+    if isinstance(function, Body):
+        return runtime().Cell(function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return runtime().Cell(FunctionBody(function, name, not batched))

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions: programs of many instances are recorded, then run together. ED-Batch, section 2; ACRoBat's fibers."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops._common.errors import describe, message
+from edgeops.batching._classes import intern, value_class
+from edgeops.batching._execute import Flush, Tables, extract
+from edgeops.batching._runtime import runtime
+from edgeops.batching.report import Report
+from edgeops.batching.schedule import Graph, schedule
+
+_WHO = "batching.session"
+
+
+class Session:
+    """Records what cells are called with; runs it when a result is needed. See `session`."""
+
+    def __init__(self, scheduler: str = "sufficient") -> None:
+        self._runtime = runtime()
+        self._recording = self._runtime.Recording()
+        self._recording._on_tensor = self._on_tensor
+        self._recording._session = weakref.ref(self)
+        self._outside: list[Tensor] = []
+        self._tables = Tables()
+        self._token: Tensor | None = None
+        self._former: list[Any] = []
+        self.scheduler = scheduler
+        self.report = Report()
+
+    def __enter__(self) -> Session:
+        self._former.append(self._runtime.current())
+        self._runtime.set_current(self._recording)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._runtime.set_current(self._former.pop())
+
+    def _on_tensor(self, x: object) -> tuple[int, int]:
+        """Class and index of a tensor operand."""
+        if not isinstance(x, Tensor):
+            rule, advice = "an operand must be a value, a tensor, an integer or a list of values", "Convert it."
+            raise TypeError(message(_WHO, rule, describe(x), advice))
+        self._outside.append(x)
+        return intern(x.dtype, x.device, tuple(x.shape)), len(self._outside) - 1
+
+    def flush(self) -> None:
+        """Run everything that is recorded and not run yet. Asking for a result does it by itself."""
+        recording = self._recording
+        if recording.pending == 0:
+            return
+        begin = time.perf_counter()
+        types, arg_start, args, lone, variants = recording.graph()
+        order, start = schedule(Graph(types, arg_start, args, lone=lone.nonzero()[0]), self.scheduler)
+        batches, rows, numbers, tensors, starts, used = recording.place(order, start)
+        scheduled = time.perf_counter()
+        self._tables.reserve(used)
+        bodies = {v: recording.cell(v) for v in variants}
+        flush = Flush(self._tables, bodies, batches, rows, numbers, starts, [self._outside[i] for i in tensors])
+        self._token = flush.run(self._token)
+        self.report.add_flush(len(types), len(variants), len(batches), scheduled - begin, scheduled)
+
+    def stack(self, values: Sequence[Any]) -> Tensor:
+        """Values of one shape as a tensor `[n, ...]`, in their order; differentiable.
+
+        Args:
+            values: results of this session's cells, at least one.
+
+        Raises:
+            ValueError: none, of different shapes, or of another session.
+        """
+        values = list(values)
+        if not values:
+            raise ValueError(message(_WHO, "stack needs at least one value", "none", "Check what was collected."))
+        kinds = set()
+        for v in values:
+            if type(v) is not self._runtime.Value or v._recorder is not self._recording:
+                advice = "Take tensors out of their session with value.tensor()."
+                raise ValueError(message(_WHO, "stack takes values of this session", describe(v), advice))
+            kinds.add(v._class)
+        if len(kinds) > 1:
+            shapes = sorted(str(value_class(k).shape) for k in kinds)
+            advice = "Stack them apart."
+            raise ValueError(message(_WHO, "stacked values must have one shape and dtype", ", ".join(shapes), advice))
+        self.flush()
+        rows = torch.from_numpy(self._recording.rows(values)).long()
+        return extract(self._tables, kinds.pop(), rows, self._token)
+
+    def tensor(self, value: Any) -> Tensor:
+        """One value as a tensor, without a leading dimension; differentiable."""
+        return self.stack([value])[0]
+
+    def sum(self, values: Sequence[Any]) -> Tensor:
+        """The sum of values of one shape; differentiable."""
+        return self.stack(values).sum(0)
+
+    def run(self, programs: Iterable[Any]) -> list[Any]:
+        """Advance programs that need results in between, all together: one flush a round.
+
+        Args:
+            programs: generators that yield a value (or a tuple of values) and are resumed with its tensor, or
+                coroutines that `await` values. What they return is collected.
+
+        Returns:
+            Their results, in order.
+        """
+        running: list[tuple[int, Generator[Any, Any, Any], Any]] = [(i, p, None) for i, p in enumerate(programs)]
+        results: list[Any] = [None] * len(running)
+        while running:
+            waiting = []
+            for index, program, sent in running:
+                try:
+                    waiting.append((index, program, program.send(sent)))
+                except StopIteration as stop:
+                    results[index] = stop.value
+            running = [(i, p, self._answer(wanted)) for i, p, wanted in self._ready(waiting)]
+        return results
+
+    def _ready(self, waiting: list[Any]) -> list[Any]:
+        if waiting:
+            self.flush()
+        return waiting
+
+    def _answer(self, wanted: Any) -> Any:
+        if isinstance(wanted, tuple):
+            return tuple(self.tensor(v) for v in wanted)
+        return self.tensor(wanted)
+
+
+def session(scheduler: str = "sufficient") -> Session:
+    """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
+
+    Args:
+        scheduler: name of a scheduler (`edgeops.batching.schedule`).
+
+    >>> double = cell(lambda x: 2 * x)
+    >>> add = cell(lambda x, y: x + y)
+    >>> with session() as s:
+    ...     doubled = [double(torch.ones(2)) for _ in range(3)]
+    ...     total = add(doubled[0], doubled[1])
+    >>> s.tensor(total)
+    tensor([4., 4.])
+    >>> s.report.batches
+    2
+    """
+    return Session(scheduler)
+
+
+from edgeops.batching.cell import cell as cell  # noqa: E402  (the example above uses it)
