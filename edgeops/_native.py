@@ -159,7 +159,7 @@ def differentiable(
             return backward(ctx, *grads)
         with torch.no_grad():
             results = backward(ctx, *grads)
-        return _refuse_second_order(who, results, (*grads, *ctx.saved_tensors))
+        return refuse_second_order(who, results, (*grads, *ctx.saved_tensors))
 
     class Eager(torch.autograd.Function):
         @staticmethod
@@ -228,7 +228,7 @@ class _NoSecondOrder(torch.autograd.Function):
         raise NotImplementedError(message(ctx.who, rule, "a second derivative (create_graph=True)", advice))
 
 
-def _refuse_second_order(who: str, results: Sequence[Any], made_of: Sequence[Any]) -> tuple[Any, ...]:
+def refuse_second_order(who: str, results: Sequence[Any], made_of: Sequence[Any]) -> tuple[Any, ...]:
     """The gradients `results`, such that differentiating them raises instead of giving zeros."""
     needed = [x for x in made_of if isinstance(x, Tensor) and x.requires_grad]
     places = [i for i, x in enumerate(results) if isinstance(x, Tensor)]

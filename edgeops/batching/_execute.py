@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from edgeops import _native
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, FunctionBody, Ragged, leaves_of
@@ -27,6 +29,8 @@ class Tables:
         self.values: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
         self.used: list[int] = []
+        self.makers: dict[int, Any] = {}  # which batch, counted over all flushes, makes a row
+        self.reached = np.zeros(0, dtype=bool)  # by batch: whether a gradient has come to one of its rows
 
     def reserve(self, used: Sequence[int]) -> None:
         """Make room for so many rows of every class; what is there stays."""
@@ -41,7 +45,23 @@ class Tables:
                 larger = value_class(number).empty(max(rows, table.shape[0] * 3 // 2))
                 larger[:before] = table[:before]
                 self.values[number] = larger
+            makers = np.full(self.values[number].shape[0], -1, dtype=np.int32)
+            makers[:before] = self.makers.get(number, makers)[:before]
+            self.makers[number] = makers
         self.used = list(used)
+
+    def claim(self, batches: list[Any]) -> int:
+        """Note which batch makes which rows. Returns the number of the first one."""
+        begin = len(self.reached)
+        self.reached = np.concatenate([self.reached, np.zeros(len(batches), dtype=bool)])
+        for i, (_, count, _, outs) in enumerate(batches):
+            for number, first in outs:
+                self.makers[number][first : first + count] = begin + i
+        return begin
+
+    def reach(self, number: int, rows: Any) -> None:
+        """Gradients have come to these rows (a slice or an array)."""
+        self.reached[self.makers[number][rows]] = True
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""
@@ -88,6 +108,7 @@ class Flush:
             self.forward(False)
             return None
         self.captured = list(captured.values())
+        self.first_batch = self.tables.claim(self.batches)
         empty = torch.zeros(0) if token is None else token
         result: Tensor = _Tape.apply(self, empty, *wanted)
         return result
@@ -135,9 +156,11 @@ class Flush:
         """Run the batches backwards. Returns gradients of captured tensors by id, and of outside tensors by index."""
         captured: dict[int, Tensor] = {}
         outside: dict[int, Tensor] = {}
-        for (variant, count, operands, outs), (rows, results) in zip(
-            reversed(self.batches), reversed(self.saved), strict=True
-        ):
+        for i in reversed(range(len(self.batches))):
+            if not self.tables.reached[self.first_batch + i]:
+                continue
+            self.tables.reached[self.first_batch + i] = False
+            (variant, count, operands, outs), (rows, results) = self.batches[i], self.saved[i]
             grads = [self.tables.grad(number)[first : first + count] for number, first in outs]
             pairs = [(y, g) for y, g in zip(results, grads, strict=True) if y.requires_grad]
             if pairs:
@@ -166,7 +189,9 @@ class Flush:
                 for i in range(count):
                     index = at + i
                     outside[index] = outside[index] + g[i] if index in outside else g[i]
-            elif first >= 0:
+                continue
+            self.tables.reach(number, slice(first, first + count) if first >= 0 else self.rows[at : at + count].numpy())
+            if first >= 0:
                 self.tables.grad(number)[first : first + count] += g
             else:
                 self.tables.grad(number).index_add_(0, self.rows[at : at + count], g)
@@ -188,12 +213,15 @@ class _Tape(torch.autograd.Function):
         return torch.zeros(0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
         flush: Flush = ctx.flush
-        captured, outside = flush.backward()
+        with torch.no_grad():
+            captured, outside = flush.backward()
         of_outside = (outside.get(i) for i, x in enumerate(flush.outside) if x.requires_grad)
-        return None, torch.zeros(0), *(captured.get(id(p)) for p in flush.captured), *of_outside
+        grads = (None, torch.zeros(0), *(captured.get(id(p)) for p in flush.captured), *of_outside)
+        if not torch.is_grad_enabled():
+            return grads
+        return _native.refuse_second_order("batching.session", grads, (*flush.captured, *flush.outside))
 
 
 class _Extract(torch.autograd.Function):
@@ -208,6 +236,7 @@ class _Extract(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        ctx.tables.reach(ctx.number, ctx.rows.numpy())
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
         return None, None, None, torch.zeros(0)
 

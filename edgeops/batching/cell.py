@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgeops._common.errors import describe, message
 from edgeops.batching._classes import intern, value_class
@@ -61,7 +60,8 @@ class Body:
     def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Classes of the results, from kind and class of every operand."""
         rows = 2
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+
+        def results_of_zeros() -> tuple[Tensor, ...]:
             examples: list[Any] = []
             for kind, number in operands:
                 if kind == NUMBER:
@@ -70,10 +70,17 @@ class Body:
                 of = value_class(number)
                 x = torch.zeros(rows, *of.shape, dtype=of.dtype, device=of.device)
                 examples.append(Ragged(x, torch.arange(rows + 1)) if kind == LIST else x)
-            results = self.outputs(*examples)
+            return self.outputs(*examples)
+
+        # on zeros, not on fake tensors: shapes inside may depend on content
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            results = results_of_zeros()
         for y in results:
             if y.dim() < 1 or y.shape[0] != rows:
-                rule, advice = "a cell must return as many rows as it gets", "Keep the leading dimension of its operands."
+                rule, advice = (
+                    "a cell must return as many rows as it gets",
+                    "Keep the leading dimension of its operands.",
+                )
                 raise ValueError(message(self.name, rule, f"shape {tuple(y.shape)} for {rows} rows", advice))
         return tuple(intern(y.dtype, y.device, tuple(y.shape[1:])) for y in results)
 

@@ -7,13 +7,9 @@ NP-hard, so there are several schedulers and a lower bound to judge them by.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 
-from edgeops._common.errors import describe, message
 from edgeops._runtime import batching as _native
 
 Ints = npt.NDArray[np.int32]
