@@ -2,12 +2,18 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "bind.h"
+#include "plan_cache.h"
 #include "schedule.h"
+#include "schedule_beam.h"
+#include "schedule_fsm.h"
 
 namespace edgeops::batching {
 namespace {
@@ -104,22 +110,111 @@ Result scheduled(Plan&& plan) {
   return {given(std::move(schedule.order)), given(std::move(schedule.start))};
 }
 
-}  // namespace
+using Keys = std::vector<std::string>;
+using Table = std::vector<std::pair<State, int32_t>>;
 
-void bind_schedule(py::module_& m) {
+Policy make_policy(int32_t kind, int32_t phases, Keys keys, const Table& table) {
+  Policy policy{static_cast<StateKind>(kind), phases, std::move(keys), {}};
+  policy.actions.insert(table.begin(), table.end());
+  return policy;
+}
+
+// In the order of the states, so that equal policies are written equally.
+Table table_of(const Policy& policy) {
+  Table table(policy.actions.begin(), policy.actions.end());
+  std::sort(table.begin(), table.end());
+  return table;
+}
+
+std::vector<py::bytes> keys_of(const Policy& policy) {
+  return {policy.keys.begin(), policy.keys.end()};
+}
+
+std::tuple<Policy, int32_t, int64_t> train(
+    const Graph& graph, const Keys& keys, int32_t kind, int32_t phases, int32_t iterations, uint64_t seed) {
+  const py::gil_scoped_release release;
+  Training how;
+  how.iterations = iterations;
+  how.seed = seed;
+  Trained trained = train_fsm(graph, keys, static_cast<StateKind>(kind), phases, how);
+  return {std::move(trained.policy), trained.iterations, trained.batches};
+}
+
+std::tuple<py::array_t<int32_t>, py::array_t<int64_t>, int64_t> run_policy(
+    const Graph& graph, const Keys& keys, const Policy& policy) {
+  int64_t unseen = 0;
+  auto [order, start] = scheduled([&] { return schedule_fsm(graph, keys, policy, &unseen); });
+  return {std::move(order), std::move(start), unseen};
+}
+
+using Plans = PlanCache<py::object>;
+
+void bind_graph(py::module_& m) {
   py::class_<Graph, std::shared_ptr<Graph>>(m, "Graph", "Typed nodes and the nodes they read.")
       .def(
           py::init(&make_graph), py::arg("type").noconvert(), py::arg("arg_start").noconvert(),
           py::arg("args").noconvert(), py::arg("lone").noconvert())
       .def_property_readonly("nodes", &Graph::nodes)
       .def_readonly("types", &Graph::types)
-      .def("lower_bound", &lower_bound, py::call_guard<py::gil_scoped_release>());
+      .def("typed_depths", [](const Graph& graph) {
+        std::vector<int64_t> depths;
+        {
+          const py::gil_scoped_release release;
+          depths = typed_depths(graph);
+        }
+        return given(std::move(depths));
+      });
+}
+
+void bind_schedulers(py::module_& m) {
   m.def("schedule_depth", [](const Graph& graph) { return scheduled([&] { return schedule_depth(graph); }); });
   m.def("schedule_agenda", [](const Graph& graph, bool remaining) {
     return scheduled([&] { return schedule_agenda(graph, remaining); });
   });
   m.def(
       "schedule_sufficient", [](const Graph& graph) { return scheduled([&] { return schedule_sufficient(graph); }); });
+  m.def("schedule_beam", [](const Graph& graph, int32_t width) {
+    return scheduled([&] { return schedule_beam(graph, width); });
+  });
+  m.def("schedule_fsm", &run_policy, "order, start, number of decisions about unseen states");
+}
+
+void bind_policy(py::module_& m) {
+  py::class_<Policy>(m, "Policy", "States of ready types to the type that runs.")
+      .def(py::init(&make_policy))
+      .def_property_readonly("kind", [](const Policy& p) { return static_cast<int32_t>(p.kind); })
+      .def_readonly("phases", &Policy::phases)
+      .def_property_readonly("keys", &keys_of)
+      .def_property_readonly("table", &table_of)
+      .def("__len__", [](const Policy& p) { return p.actions.size(); });
+  m.def("train_fsm", &train, "policy, iterations, batches");
+}
+
+void bind_cache(py::module_& m) {
+  py::class_<Plans>(m, "PlanCache", "Plans by graph structure and tag.")
+      .def(py::init<int64_t, int32_t>())
+      .def(
+          "find",
+          [](Plans& plans, const Graph& graph, const std::string& tag) -> py::object {
+            const py::object* found = plans.find(graph, tag);
+            return found == nullptr ? py::none() : *found;
+          })
+      .def(
+          "keep", [](Plans& plans, std::shared_ptr<Graph> graph, std::string tag,
+                     py::object plan) { plans.keep(std::move(graph), std::move(tag), std::move(plan)); })
+      .def("clear", &Plans::clear)
+      .def_property_readonly("hits", &Plans::hits)
+      .def_property_readonly("misses", &Plans::misses)
+      .def("__len__", &Plans::size);
+}
+
+}  // namespace
+
+void bind_schedule(py::module_& m) {
+  bind_graph(m);
+  bind_schedulers(m);
+  bind_policy(m);
+  bind_cache(m);
 }
 
 }  // namespace edgeops::batching

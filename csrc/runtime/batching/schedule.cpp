@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <vector>
 
+#include "schedule_beam.h"
 #include "schedule_frontier.h"
 #include "schedule_sufficient.h"
 
 namespace edgeops::batching {
 namespace {
+
+__extension__ typedef __int128 Wide;
 
 // Longest way from a node without arguments, in edges.
 std::vector<int32_t> depths(const Graph& graph) {
@@ -23,46 +26,8 @@ std::vector<int32_t> depths(const Graph& graph) {
 
 }  // namespace
 
-int64_t lower_bound(const Graph& graph) {
-  constexpr int32_t kLanes = 8;  // types a sweep
-  const Links links(graph);
-  std::vector<int32_t> batched;
-  int64_t bound = 0;
-  for (int32_t t = 0; t < graph.types; ++t) {
-    if (graph.lone[t]) {
-      bound += links.count(t);
-    } else if (links.count(t) == 1) {
-      ++bound;
-    } else if (links.count(t) > 1) {
-      batched.push_back(t);
-    }
-  }
-  std::vector<int32_t> chain(graph.nodes() * kLanes), lane(graph.types, -1);
-  for (size_t first = 0; first < batched.size(); first += kLanes) {
-    const size_t last = std::min(batched.size(), first + kLanes);
-    std::fill(lane.begin(), lane.end(), -1);
-    for (size_t b = first; b < last; ++b) {
-      lane[batched[b]] = static_cast<int32_t>(b - first);
-    }
-    int32_t longest[kLanes] = {};
-    for (int64_t v = 0; v < graph.nodes(); ++v) {
-      int32_t d[kLanes] = {};
-      for (int64_t e = graph.arg_start[v]; e < graph.arg_start[v + 1]; ++e) {
-        const int32_t* from = chain.data() + graph.args[e] * int64_t{kLanes};
-        for (int32_t i = 0; i < kLanes; ++i) {
-          d[i] = std::max(d[i], from[i]);
-        }
-      }
-      if (const int32_t own = lane[graph.type[v]]; own >= 0) {
-        longest[own] = std::max(longest[own], ++d[own]);
-      }
-      std::copy(d, d + kLanes, chain.data() + v * kLanes);
-    }
-    for (const int32_t length : longest) {
-      bound += length;
-    }
-  }
-  return bound;
+std::vector<int64_t> typed_depths(const Graph& graph) {
+  return TypedHeights(graph, Links(graph)).bound;
 }
 
 Schedule schedule_depth(const Graph& graph) {
@@ -111,8 +76,8 @@ Schedule schedule_agenda(const Graph& graph, bool remaining) {
     int32_t best = frontier.active().front();
     for (const int32_t type : frontier.active()) {
       // sum[type] / count[type] against sum[best] / count[best], exactly
-      const int64_t ahead = sum[best] * count[type] - sum[type] * count[best];
-      if (ahead > 0 || (ahead == 0 && type < best)) {
+      const Wide own = Wide(sum[type]) * count[best], other = Wide(sum[best]) * count[type];
+      if (own < other || (own == other && type < best)) {
         best = type;
       }
     }

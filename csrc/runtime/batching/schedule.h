@@ -3,13 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "graph.h"
 
 namespace edgeops::batching {
 
-// Sum over types of the longest chain counted in nodes of the type; lone nodes count one each.
-int64_t lower_bound(const Graph& graph);
+// [types]: the longest chain counted in nodes of the type, for lone types the number of nodes. No schedule has fewer
+// batches of the type.
+std::vector<int64_t> typed_depths(const Graph& graph);
 
 Schedule schedule_depth(const Graph& graph);
 // Smallest average depth first: of all nodes of the type, or of those that have not run. Ties: the smaller type.
