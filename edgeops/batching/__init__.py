@@ -4,3 +4,9 @@
 Trees, lattices, parsers: a program that runs one node at a time is recorded, and equal cells of all instances of a
 mini-batch run together.
 """
+
+from edgeops import _native as _native
+from edgeops.batching._ops import register as _register
+
+# kept for the life of the process: dropping a torch Library unregisters its rules
+_library = _register() if _native.available() else None
