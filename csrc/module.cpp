@@ -81,4 +81,38 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_ragged_instance_norm_bwd(Tensor grad_out, Tensor x, Tensor offsets, Tensor mean, Tensor rstd, Tensor? weight) "
       "-> (Tensor dx, Tensor dweight, Tensor dbias)");
+
+  // batching: internal ops that write into segments of tables and return nothing
+  m.def("_rows_linear(Tensor[] tables, Tensor[] rows, Tensor weight, Tensor? bias, Tensor(a!) out) -> ()");
+  m.def("_rows_linear_pack(Tensor weight) -> Tensor");
+  m.def(
+      "_rows_linear_wgrad(Tensor grad, Tensor[] tables, Tensor[] rows, Tensor(a!) dweight, Tensor(b!)? dbias) -> ()");
+  m.def("_rows_sum(Tensor src, Tensor starts, Tensor index, Tensor(a!) out, bool add=False) -> ()");
+  m.def("_lstm_cell_fwd(Tensor(a!) gates, Tensor c, Tensor c_rows, Tensor(b!) h_out, Tensor(c!) c_out) -> ()");
+  m.def(
+      "_lstm_cell_bwd(Tensor gates, Tensor c, Tensor c_rows, Tensor c_out, Tensor dh, Tensor dc, Tensor(a!) dgates, "
+      "Tensor(b!) dc_in) -> ()");
+  m.def(
+      "_treelstm_cell_fwd(Tensor(a!) gates, Tensor c1, Tensor rows1, Tensor c2, Tensor rows2, Tensor(b!) h_out, "
+      "Tensor(c!) c_out) -> ()");
+  m.def(
+      "_treelstm_cell_bwd(Tensor gates, Tensor c1, Tensor rows1, Tensor c2, Tensor rows2, Tensor c_out, Tensor dh, "
+      "Tensor dc, Tensor(a!) dgates, Tensor(b!) dc1, Tensor(c!) dc2) -> ()");
+  m.def("_treelstm_leaf_fwd(Tensor(a!) gates, Tensor(b!) h_out, Tensor(c!) c_out) -> ()");
+  m.def("_treelstm_leaf_bwd(Tensor gates, Tensor c_out, Tensor dh, Tensor dc, Tensor(a!) dgates) -> ()");
+  m.def("_gru_cell_fwd(Tensor(a!) x_gates, Tensor h_gates, Tensor h, Tensor h_rows, Tensor(b!) h_out) -> ()");
+  m.def(
+      "_gru_cell_bwd(Tensor x_gates, Tensor h_gates, Tensor h, Tensor h_rows, Tensor dh, Tensor(a!) dx_gates, "
+      "Tensor(b!) dh_gates, Tensor(c!) dh_in) -> ()");
+  m.def(
+      "_treegru_reset_fwd(Tensor(a!) gates, Tensor h1, Tensor rows1, Tensor h2, Tensor rows2, Tensor(b!) reset) -> ()");
+  m.def(
+      "_treegru_reset_bwd(Tensor gates, Tensor h1, Tensor rows1, Tensor h2, Tensor rows2, Tensor dreset, "
+      "Tensor(a!) dgates, Tensor(b!) dh1, Tensor(c!) dh2) -> ()");
+  m.def(
+      "_treegru_cell_fwd(Tensor(a!) cand, Tensor gates, Tensor h1, Tensor rows1, Tensor h2, Tensor rows2, "
+      "Tensor(b!) h_out) -> ()");
+  m.def(
+      "_treegru_cell_bwd(Tensor cand, Tensor gates, Tensor h1, Tensor rows1, Tensor h2, Tensor rows2, Tensor dh, "
+      "Tensor(a!) dcand, Tensor(b!) dgates, Tensor(c!) dh1, Tensor(d!) dh2) -> ()");
 }

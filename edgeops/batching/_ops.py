@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the batching ops: readable twins as fallbacks, fake kernels, and what is not meant for users.
+
+The ops that write into segments of tables are steps of an executor, which has one `autograd.Function` around all of
+them: they have no gradients of their own, and functorch transforms are refused (`refuse_vmap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeops import _native
+from edgeops._common import message
+from edgeops.batching import _reference as twin
+from edgeops.batching._cuda import register_cuda
+
+PUBLIC: dict[str, Callable[..., Any]] = {}
+TWINS: dict[str, Callable[..., Any]] = {
+    "_rows_linear": twin.rows_linear_reference,
+    "_rows_linear_pack": twin.rows_linear_pack_reference,
+    "_rows_linear_wgrad": twin.rows_linear_wgrad_reference,
+    "_rows_sum": twin.rows_sum_reference,
+    "_lstm_cell_fwd": twin.lstm_cell_fwd_reference,
+    "_lstm_cell_bwd": twin.lstm_cell_bwd_reference,
+    "_treelstm_cell_fwd": twin.treelstm_cell_fwd_reference,
+    "_treelstm_cell_bwd": twin.treelstm_cell_bwd_reference,
+    "_treelstm_leaf_fwd": twin.treelstm_leaf_fwd_reference,
+    "_treelstm_leaf_bwd": twin.treelstm_leaf_bwd_reference,
+    "_gru_cell_fwd": twin.gru_cell_fwd_reference,
+    "_gru_cell_bwd": twin.gru_cell_bwd_reference,
+    "_treegru_reset_fwd": twin.treegru_reset_fwd_reference,
+    "_treegru_reset_bwd": twin.treegru_reset_bwd_reference,
+    "_treegru_cell_fwd": twin.treegru_cell_fwd_reference,
+    "_treegru_cell_bwd": twin.treegru_cell_bwd_reference,
+}
+
+
+def _pack_fake(weight: Tensor) -> Tensor:
+    torch._check(weight.dim() == 2, lambda: "rows_linear_pack: weight must have shape [N, K]")
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    width = 64 // dtype.itemsize
+    return weight.new_empty((weight.shape[0] + width - 1) // width, weight.shape[1], width, dtype=dtype)
+
+
+def _writes_only(*_: Any, **__: Any) -> None:
+    """The fake kernel of an op that only writes to its arguments."""
+
+
+FAKES: dict[str, Callable[..., Any]] = {"_rows_linear_pack": _pack_fake}
+
+
+def refuse_vmap(name: str) -> Callable[..., Any]:
+    """The batching rule of an op that writes into tables: an error that says so."""
+
+    def rule(*_: Any) -> Any:
+        who = name.removeprefix("_")
+        rule = "is a step of the batching executor and cannot be transformed by torch.func"
+        raise NotImplementedError(message(who, rule, "a call under vmap", "Record the cells of all instances instead."))
+
+    return rule
+
+
+def register() -> torch.library.Library:
+    """Register every rule. Returns the library object, which must be kept alive."""
+    library = torch.library.Library(_native.NAMESPACE, "IMPL")
+    for name, function in TWINS.items():
+        op = getattr(torch.ops.edgeops, name)
+        library.impl(name, function, "CompositeExplicitAutograd")
+        qualified = f"{_native.NAMESPACE}::{name}"
+        torch.library.register_fake(qualified, FAKES.get(name, _writes_only), lib=library)
+        mutable = op.default._schema.is_mutable
+        rule = refuse_vmap(name) if mutable else _native.loop_vmap(op)
+        torch.library.register_vmap(qualified, rule, lib=library)
+    register_cuda(library)
+    return library
