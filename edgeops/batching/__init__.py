@@ -5,12 +5,12 @@ Trees, lattices, parsers: a program that runs one node at a time is recorded, an
 mini-batch run together.
 """
 
+from edgeops import _native as _native
+from edgeops.batching._ops import register as _register
 from edgeops.batching.cell import Ragged as Ragged
 from edgeops.batching.cell import cell as cell
 from edgeops.batching.session import Session as Session
 from edgeops.batching.session import session as session
-from edgeops import _native as _native
-from edgeops.batching._ops import register as _register
 
 # kept for the life of the process: dropping a torch Library unregisters its rules
 _library = _register() if _native.available() else None

@@ -32,8 +32,8 @@ class Ragged(NamedTuple):
 class Body:
     """What a cell computes. The executor hands it whole batches.
 
-    Subclasses set `name` and give `infer`, `parameters` and either `run` (a function of rows, differentiated by
-    PyTorch) or their own `forward` and `backward` on tables (see `edgeops.batching._native_cells`).
+    This one differentiates `run`, a function of rows, with PyTorch; `edgeops.batching.cells` has bodies that work on
+    the tables with native kernels and overwrite `forward`, `backward` and `finish`.
     """
 
     name: str
@@ -83,6 +83,38 @@ class Body:
                 )
                 raise ValueError(message(self.name, rule, f"shape {tuple(y.shape)} for {rows} rows", advice))
         return tuple(intern(y.dtype, y.device, tuple(y.shape[1:])) for y in results)
+
+    def forward(self, batch: Any, training: bool) -> Any:
+        """Run a batch, write its results. Returns what `backward` needs, when training."""
+        rows = [batch.tensor(slot, training) for slot in range(len(batch.operands))]
+        with torch.set_grad_enabled(training):
+            results = self.outputs(*rows)
+        for which, y in enumerate(results):
+            batch.out(which).copy_(y.detach())
+        return (rows, results) if training else None
+
+    def backward(self, batch: Any, saved: Any) -> Any:
+        """Take the gradients of a batch's results to its operands. Returns what `finish` needs, or `None`."""
+        rows, results = saved
+        params = batch.flush.parameters[self]
+        pairs = [(y, batch.grad_out(which)) for which, y in enumerate(results) if y.requires_grad]
+        if not pairs:
+            return None
+        places = [(slot, x.values if isinstance(x, Ragged) else x) for slot, x in enumerate(rows)]
+        places = [(slot, x) for slot, x in places if x.requires_grad]
+        ys, grads = zip(*pairs, strict=True)
+        wanted = [*(x for _, x in places), *params]
+        found = torch.autograd.grad(ys, wanted, grads, retain_graph=True, allow_unused=True)
+        for (slot, _), g in zip(places, found, strict=False):
+            if g is not None:
+                batch.add_grad(slot, g)
+        for p, g in zip(params, found[len(places) :], strict=True):
+            if g is not None:
+                batch.flush.add_captured(p, g.clone())
+        return None
+
+    def finish(self, flush: Any, batches: list[Any]) -> None:
+        """After all batches of a flush: `(batch, what backward returned)` of those where it was not `None`."""
 
     def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool]:
         return self.infer(operands), self.lone
@@ -138,13 +170,25 @@ class FunctionBody(Body):
         self._function = function
         self.name = name
         self.lone = lone
-        self.checked = False  # whether a graph was searched for tensors that `parameters` misses
+        self._checked = False  # whether a graph was searched for tensors that `parameters` misses
 
     def parameters(self) -> list[Tensor]:
         return [x for x in _tensors_of(self._function, set()) if x.requires_grad]
 
     def run(self, *rows: Any) -> Any:
         return self._function(*rows)
+
+    def forward(self, batch: Any, training: bool) -> Any:
+        saved = super().forward(batch, training)
+        if training and not self._checked:
+            rows, results = saved
+            operands = [x.values if isinstance(x, Ragged) else x for x in rows]
+            if leaves_of(results, [*operands, *batch.flush.parameters[self]]):
+                rule = "tensors that want gradients must be captured where they can be found"
+                advice = "Give modules or tensors to the cell as closure, default, partial or bound object."
+                raise ValueError(message(f"batching cell {self.name}", rule, "one that is reached another way", advice))
+            self._checked = True
+        return saved
 
 
 def leaves_of(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:

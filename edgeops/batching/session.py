@@ -13,8 +13,9 @@ from torch import Tensor
 
 from edgeops._common.errors import describe, message
 from edgeops.batching._classes import intern, value_class
-from edgeops.batching._execute import Flush, Tables, extract
+from edgeops.batching._execute import Flush, extract
 from edgeops.batching._runtime import runtime
+from edgeops.batching._tables import Tables
 from edgeops.batching.report import Report
 from edgeops.batching.schedule import Graph, schedule
 
@@ -59,8 +60,8 @@ class Session:
             return
         begin = time.perf_counter()
         types, arg_start, args, lone, variants = recording.graph()
-        order, start = schedule(Graph(types, arg_start, args, lone=lone.nonzero()[0]), self.scheduler)
-        batches, rows, numbers, tensors, starts, used = recording.place(order, start)
+        plan = schedule(Graph(types, arg_start, args, lone=lone.nonzero()[0].tolist()), self.scheduler)
+        batches, rows, numbers, tensors, starts, used = recording.place(plan.order, plan.start)
         scheduled = time.perf_counter()
         self._tables.reserve(used)
         bodies = {v: recording.cell(v) for v in variants}
