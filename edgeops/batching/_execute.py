@@ -9,7 +9,7 @@ into the gradient tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -114,6 +114,7 @@ class Flush:
             (bodies[variant], Batch(self, count, operands, outs)) for variant, count, operands, outs in batches
         ]
         self.parameters = {body: list(body.parameters()) for body in bodies.values()}
+        self.scratch: dict[Any, Any] = {}  # what bodies make once a flush
         self.saved: list[Any] = []
         self.first_batch = 0
         self.captured: list[Tensor] = []
@@ -159,6 +160,12 @@ class Flush:
                 batch.grad_out(which).zero_()  # used up: another backward starts from nothing
         for body, batches in done.items():
             body.finish(self, batches)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once a flush."""
+        if key not in self.scratch:
+            self.scratch[key] = make()
+        return self.scratch[key]
 
     def add_captured(self, parameter: Tensor, grad: Tensor) -> None:
         """Add to the gradient of a captured tensor; `grad` is given away."""
