@@ -239,7 +239,10 @@ def treegru_cell_bwd_reference(
     (c1, c2), (_, _, z1, z2) = _halves(cand), _parts(gates, 4)
     half = dh.to(c1.dtype) / 2
     dcand.copy_(torch.cat([half * (1 - z1) * (1 - c1 * c1), half * (1 - z2) * (1 - c2 * c2)]))
-    dz1, dz2 = half * (_rows(h1, rows1, gates) - c1) * z1 * (1 - z1), half * (_rows(h2, rows2, gates) - c2) * z2 * (1 - z2)
+    dz1, dz2 = (
+        half * (_rows(h1, rows1, gates) - c1) * z1 * (1 - z1),
+        half * (_rows(h2, rows2, gates) - c2) * z2 * (1 - z2),
+    )
     dgates[:, dgates.shape[1] // 2 :].copy_(torch.cat([dz1, dz2], 1))
     dh1.copy_(half * z1)
     dh2.copy_(half * z2)
