@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.native.batching_samples import BATCHING
 from tests.native.more_samples import MORE
 from tests.peers import offsets_of
 
@@ -47,7 +48,7 @@ class Entry:
     Args:
         samples: 2 or 3 calls; rebuilt each time, since ops may write to their arguments.
         properties: names of property tests, `file::function`.
-        measured: the public op whose benchmark measures it.
+        measured: the op whose benchmark measures it: a public one, or one that writes into tables.
     """
 
     samples: Callable[[], list[Sample]]
@@ -219,4 +220,4 @@ def _entry(make: Callable[[], list[tuple[tuple[Any, ...], dict[str, Any]]]], pla
     return Entry(lambda: [Sample(*call) for call in make()], (place,), measured)
 
 
-ENTRIES |= {name: _entry(*parts) for name, parts in MORE.items()}
+ENTRIES |= {name: _entry(*parts) for name, parts in (MORE | BATCHING).items()}

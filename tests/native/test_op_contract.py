@@ -3,6 +3,10 @@
 
 The parts: schema in csrc/module.cpp, twin, fake kernel, batching rule, autocast behaviour, autograd, opcheck, property
 test, benchmark entry. A new op needs an entry in op_samples.py.
+
+Ops that write into tables (a mutable schema) are steps of an executor and have no public form: they are measured
+themselves, their gradients are those of the executor, and functorch transforms of them are refused. `STEPS` is all of
+them, and the tests below that speak of it are the whole rule.
 """
 
 from __future__ import annotations
@@ -21,9 +25,13 @@ from torch.utils import _pytree as pytree
 
 from bench.registry import ops_covered
 from edgeops import ragged
-from edgeops.ragged._ops import PUBLIC, TWINS
+from edgeops.batching._ops import TWINS as BATCHING_TWINS
+from edgeops.ragged._ops import PUBLIC
+from edgeops.ragged._ops import TWINS as RAGGED_TWINS
+from tests.messages import refused
 from tests.native.op_samples import ENTRIES, Sample, is_floating
 
+TWINS = RAGGED_TWINS | BATCHING_TWINS
 ROOT = Path(__file__).resolve().parents[2]
 OPS = sorted(
     {s.name.removeprefix("edgeops::") for s in torch._C._jit_get_all_schemas() if s.name.startswith("edgeops::")}
@@ -36,6 +44,9 @@ pytestmark = pytest.mark.usefixtures("clean_memory")
 
 def op_of(name: str) -> Any:
     return getattr(torch.ops.edgeops, name).default
+
+
+STEPS = [name for name in KERNELS if op_of(name)._schema.is_mutable]
 
 
 def has_kernel(name: str, key: str) -> bool:
@@ -57,7 +68,7 @@ def test_every_op_has_samples() -> None:
 
 
 def test_module_cpp_lists_every_schema_and_nothing_else_does() -> None:
-    listed = re.findall(r'^\s*(?:m\.def\(\s*)?"(\w+)\(', (ROOT / "csrc/module.cpp").read_text(), re.MULTILINE)
+    listed = re.findall(r'm\.def\(\s*"(\w+)\(', (ROOT / "csrc/module.cpp").read_text())
     assert sorted(listed) == OPS
     for path in (ROOT / "csrc").rglob("*.c*"):
         if path.name != "module.cpp" or path.parent.name != "csrc":
@@ -68,7 +79,7 @@ def test_module_cpp_lists_every_schema_and_nothing_else_does() -> None:
 def test_twin(name: str) -> None:
     """A readable twin is registered as the fallback, and takes the op's arguments in order."""
     twin = TWINS[name]
-    assert twin.__module__.startswith("edgeops.ragged._reference")
+    assert re.match(r"edgeops\.(ragged|batching)\._reference", twin.__module__)
     assert twin.__doc__
     wanted = [argument.name for argument in op_of(name)._schema.arguments]
     assert list(inspect.signature(twin).parameters) == wanted
@@ -111,9 +122,14 @@ def test_opcheck(name: str, i: int) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernel_op_does_not_drop_gradients_silently(name: str) -> None:
     sample = ENTRIES[name].samples()[0].with_grad()
-    if op_of(name)._schema.is_mutable:
-        out = sample.args[-1].detach()
-        op_of(name)(*sample.args[:-1], out)
+    if name in STEPS:
+        written = [i for i, a in enumerate(op_of(name)._schema.arguments) if a.alias_info and a.alias_info.is_write]
+        args = [x.detach() if i in written and x is not None else x for i, x in enumerate(sample.args)]
+        if any(is_floating(x) and x.requires_grad for x in pytree.tree_leaves(args)):
+            op_of(name)(*args)
+            out = args[written[0]]
+        else:
+            pytest.skip("writes to all that it reads")
     else:
         out = op_of(name)(*sample.args)
         out = out[0] if isinstance(out, (tuple, list)) else out
@@ -185,24 +201,32 @@ def test_autocast_of_mixed_dtypes() -> None:
         assert mixed.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("name", "i"), each_sample(KERNELS))
-def test_vmap_of_kernel_op_is_a_loop(name: str, i: int) -> None:
-    mutable = op_of(name)._schema.is_mutable
+@pytest.mark.parametrize("name", STEPS)
+def test_vmap_of_an_op_that_writes_into_tables_is_refused(name: str) -> None:
+    args, spec = pytree.tree_flatten(ENTRIES[name].samples()[0].args)
+    stacked = [torch.stack([x, x]) if is_floating(x) else x for x in args]
+    dims = [0 if is_floating(x) else None for x in args]
 
+    def call(*flat: Any) -> Any:
+        return op_of(name)(*pytree.tree_unflatten(list(flat), spec))
+
+    with refused(NotImplementedError, name.removeprefix("_"), "cannot be transformed", "under vmap", "Record.+"):
+        torch.func.vmap(call, in_dims=tuple(dims))(*stacked)
+
+
+@pytest.mark.parametrize(("name", "i"), each_sample([name for name in KERNELS if name not in STEPS]))
+def test_vmap_of_kernel_op_is_a_loop(name: str, i: int) -> None:
     def batch() -> tuple[Any, Any]:
         flat, spec = pytree.tree_flatten(ENTRIES[name].samples()[i].args)
         args, dims = [], []
         for position, x in enumerate(flat):
-            dim = None if not is_floating(x) else 0 if mutable else position % (x.ndim + 1)
+            dim = None if not is_floating(x) else position % (x.ndim + 1)
             args.append(x if dim is None else torch.stack([x, 2 * x, -x], dim))
             dims.append(dim)
         return pytree.tree_unflatten(args, spec), pytree.tree_unflatten(dims, spec)
 
-    def call(*args: Any) -> Any:
-        out = op_of(name)(*args)
-        return args[-1] if out is None else out  # an op without results writes to its last argument
-
     args, dims = batch()
+    call = op_of(name)
     got = pytree.tree_leaves(torch.func.vmap(call, in_dims=dims)(*args))
     args, _ = batch()
     flat, spec = pytree.tree_flatten(args)
@@ -247,7 +271,7 @@ def test_property_test(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPS)
 def test_benchmark_entry(name: str) -> None:
-    assert ENTRIES[name].measured in PUBLICS
+    assert ENTRIES[name].measured in PUBLICS + STEPS
     assert ENTRIES[name].measured in ops_covered()
 
 
