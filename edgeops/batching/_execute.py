@@ -35,7 +35,7 @@ class Batch:
 
     def rows(self, slot: int) -> tuple[Tensor, Tensor]:
         """An operand as a table and the rows of it, none for all: nothing is copied."""
-        kind, number, at, count, first, _ = self.operands[slot]
+        kind, number, at, count, first = self.operands[slot][:5]
         if kind == TENSOR:
             return torch.stack(self.flush.outside[at : at + count]), _ALL
         table = self.flush.tables.values[number]
@@ -48,7 +48,7 @@ class Batch:
 
     def tensor(self, slot: int, wants_grad: bool) -> Any:
         """An operand as a tensor `[m, ...]` of its own, integers, or a list."""
-        kind, number, at, count, first, starts_at = self.operands[slot]
+        kind, number, at, count, first, starts_at, _ = self.operands[slot]
         flush = self.flush
         if kind == NUMBER:
             return flush.numbers[at : at + count]
@@ -76,20 +76,18 @@ class Batch:
 
     def add_grad(self, slot: int, grad: Tensor) -> None:
         """Add gradients of an operand, `[m, ...]`, to where it came from."""
-        kind, number, at, count, first, _ = self.operands[slot]
+        kind, number, at, count, first, _, makers = self.operands[slot]
         flush = self.flush
         if kind == TENSOR:
             for i in range(count):
                 flush.outside_grads[at + i] = grad[i]
             return
         tables = flush.tables
+        tables.reach(makers)
         if first >= 0:
-            tables.reach(number, slice(first, first + count))
             tables.grad(number)[first : first + count] += grad
         else:
-            rows = flush.rows[at : at + count]
-            tables.reach(number, rows.numpy())
-            tables.grad(number).index_add_(0, rows, grad)
+            tables.grad(number).index_add_(0, flush.rows[at : at + count], grad)
 
 
 class Flush:
@@ -123,12 +121,12 @@ class Flush:
 
     def run(self, token: Tensor | None) -> Tensor | None:
         """Run all batches. Returns the token that tensors read afterwards depend on, if any gradient is wanted."""
+        self.first_batch = self.tables.claim(len(self.batches))
         if torch.is_grad_enabled():
             captured = {id(x): x for params in self.parameters.values() for x in params if x.requires_grad}
             wanted = [*captured.values(), *(x for x in self.outside if x.requires_grad)]
             if token is not None or wanted:
                 self.captured = list(captured.values())
-                self.first_batch = self.tables.claim([(b.count, b.outs) for _, b in self.batches])
                 empty = torch.zeros(0) if token is None else token
                 result: Tensor = _Tape.apply(self, empty, *wanted)
                 return result
@@ -198,21 +196,21 @@ class _Extract(torch.autograd.Function):
     """Rows of a table; their gradients go into the gradient table, before the flushes' own backward."""
 
     @staticmethod
-    def forward(ctx: Any, tables: Tables, number: int, rows: Tensor, token: Tensor) -> Tensor:
-        ctx.tables, ctx.number, ctx.rows = tables, number, rows
+    def forward(ctx: Any, tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor) -> Tensor:
+        ctx.tables, ctx.number, ctx.rows, ctx.makers = tables, number, rows, makers
         return tables.values[number].index_select(0, rows)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        ctx.tables.reach(ctx.number, ctx.rows.numpy())
+        ctx.tables.reach(ctx.makers)
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
-        return None, None, None, torch.zeros(0)
+        return None, None, None, None, torch.zeros(0)
 
 
-def extract(tables: Tables, number: int, rows: Tensor, token: Tensor | None) -> Tensor:
-    """Rows of a class as a tensor of their own."""
+def extract(tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor | None) -> Tensor:
+    """Rows of a class, results of the batches `makers`, as a tensor of their own."""
     if token is None or not token.requires_grad:
         return tables.values[number].index_select(0, rows)
-    result: Tensor = _Extract.apply(tables, number, rows, token)
+    result: Tensor = _Extract.apply(tables, number, rows, makers, token)
     return result

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +18,8 @@ class Tables:
         self.values: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
         self.used: list[int] = []
-        self.makers: dict[int, Any] = {}  # which batch, counted over all flushes, makes a row
-        self.reached = np.zeros(0, dtype=bool)  # by batch: whether a gradient has come to one of its rows
+        self.batches = 0  # of all flushes
+        self.reached: list[bool] = []  # by batch: whether a gradient has come to one of its rows
 
     def reserve(self, used: Sequence[int]) -> None:
         """Make room for so many rows of every class; what is there stays."""
@@ -38,24 +36,17 @@ class Tables:
                 self.values[number] = larger
         self.used = list(used)
 
-    def claim(self, batches: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> int:
-        """Note which batch makes which rows. Returns the number of the first one."""
-        begin = len(self.reached)
-        self.reached = np.concatenate([self.reached, np.zeros(len(batches), dtype=bool)])
-        for number, table in self.values.items():
-            makers = np.full(table.shape[0], -1, dtype=np.int32)
-            known = self.makers.get(number, makers[:0])
-            makers[: len(known)] = known
-            self.makers[number] = makers
-        for i, (count, outs) in enumerate(batches):
-            for number, first in outs:
-                self.makers[number][first : first + count] = begin + i
+    def claim(self, batches: int) -> int:
+        """Number the batches of a flush that is differentiated. Returns the number of the first one."""
+        begin = self.batches
+        self.batches += batches
+        self.reached.extend([False] * (self.batches - len(self.reached)))
         return begin
 
-    def reach(self, number: int, rows: Any) -> None:
-        """Gradients come to these rows (a slice or an array)."""
-        makers = self.makers[number][rows]
-        self.reached[makers[makers >= 0]] = True
+    def reach(self, makers: Sequence[int]) -> None:
+        """Gradients come to results of these batches."""
+        for batch in makers:
+            self.reached[batch] = True
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""

@@ -81,19 +81,21 @@ class Session:
         values = list(values)
         if not values:
             raise ValueError(message(_WHO, "stack needs at least one value", "none", "Check what was collected."))
-        kinds = set()
-        for v in values:
-            if type(v) is not self._runtime.Value or v._recorder is not self._recording:
-                advice = "Take tensors out of their session with value.tensor()."
-                raise ValueError(message(_WHO, "stack takes values of this session", describe(v), advice))
-            kinds.add(v._class)
-        if len(kinds) > 1:
-            shapes = sorted(str(value_class(k).shape) for k in kinds)
-            advice = "Stack them apart."
-            raise ValueError(message(_WHO, "stacked values must have one shape and dtype", ", ".join(shapes), advice))
         self.flush()
-        rows = torch.from_numpy(self._recording.rows(values)).long()
-        return extract(self._tables, kinds.pop(), rows, self._token)
+        try:
+            rows, number, makers = self._recording.locate(values)
+        except ValueError as error:
+            raise self._misfit(values, str(error)) from None
+        return extract(self._tables, number, torch.from_numpy(rows), makers, self._token)
+
+    def _misfit(self, values: Sequence[Any], told: str) -> ValueError:
+        """The error for values that do not stand together; `told` by the runtime."""
+        kind, at = told.split()
+        if kind == "foreign":
+            rule, advice = "stack takes values of this session", "Take tensors out of theirs with value.tensor()."
+            return ValueError(message(_WHO, rule, f"{describe(values[int(at)])} at {at}", advice))
+        shapes = " and ".join(str(value_class(values[i]._class).shape) for i in (0, int(at)))
+        return ValueError(message(_WHO, "stacked values must have one shape and dtype", shapes, "Stack them apart."))
 
     def tensor(self, value: Any) -> Tensor:
         """One value as a tensor, without a leading dimension; differentiable."""

@@ -37,7 +37,7 @@ py::tuple batch_tuple(const PlacedBatch& b) {
   for (size_t i = 0; i < b.operand_at.size(); ++i) {
     operands[i] = py::make_tuple(
         static_cast<int>(b.variant->operands[i]), b.variant->in_classes[i], b.operand_at[i], b.operand_count[i],
-        b.first_row[i], b.starts_at[i]);
+        b.first_row[i], b.starts_at[i], py::tuple(py::cast(b.makers[i])));
   }
   py::tuple outs(b.out_row.size());
   for (size_t i = 0; i < b.out_row.size(); ++i) {
@@ -62,13 +62,37 @@ py::tuple place(
       array_of(std::move(p.starts)), p.used);
 }
 
-py::array_t<int32_t> rows_of(const Recording& r, const py::sequence& values) {
-  std::vector<int32_t> rows;
+// Where values stand that have been flushed: (rows, class, the batches that made them). Checks that they are values of
+// this recording and of one class: raises ValueError with the index and what is wrong.
+py::tuple locate(const py::object& self, const py::sequence& values) {
+  const auto& r = self.cast<const Recording&>();
+  std::vector<int64_t> rows;
+  std::vector<int32_t> makers;
+  std::vector<uint8_t> seen;
   rows.reserve(values.size());
-  for (const py::handle v : values) {
-    rows.push_back(r.recorder.row_of(reinterpret_cast<const ValueObject*>(v.ptr())->id));
+  int32_t value_class = -1;
+  const py::ssize_t count = static_cast<py::ssize_t>(values.size());
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const py::object item = values[i];
+    if (!is_value(item.ptr()) || reinterpret_cast<const ValueObject*>(item.ptr())->recorder != self.ptr()) {
+      throw py::value_error("foreign " + std::to_string(i));
+    }
+    const auto* v = reinterpret_cast<const ValueObject*>(item.ptr());
+    if (i > 0 && v->value_class != value_class) {
+      throw py::value_error("class " + std::to_string(i));
+    }
+    value_class = v->value_class;
+    rows.push_back(r.recorder.row_of(v->id));
+    const int32_t maker = r.recorder.batch_of(v->id);
+    if (maker >= static_cast<int32_t>(seen.size())) {
+      seen.resize(maker + 1, 0);
+    }
+    if (!seen[maker]) {
+      seen[maker] = 1;
+      makers.push_back(maker);
+    }
   }
-  return array_of(std::move(rows));
+  return py::make_tuple(array_of(std::move(rows)), value_class, py::tuple(py::cast(makers)));
 }
 
 }  // namespace
@@ -79,7 +103,7 @@ void bind_record(py::module_& m) {
       .def(py::init<>())
       .def("graph", graph_of, "(type, arg_start, args, lone, variant of each type) of the calls since the last flush.")
       .def("place", place, "Table rows for a schedule's results, and the operand rows of its batches; ends the flush.")
-      .def("rows", rows_of, "Table rows of values, -1 before their flush.")
+      .def("locate", locate, "(table rows, class, batches) of values that have been flushed.")
       .def("cell", [](const Recording& r, int32_t variant) { return r.cells[variant]; })
       .def_property_readonly("nodes", [](const Recording& r) { return r.recorder.nodes(); })
       .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); });

@@ -339,6 +339,10 @@ void set_current(PyObject* object, Recording* recording) {
   current = recording;
 }
 
+bool is_value(PyObject* object) {
+  return Py_TYPE(object) == value_type;
+}
+
 PyObject* current_recording() {
   return current_object;
 }

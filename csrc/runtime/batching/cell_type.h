@@ -26,4 +26,6 @@ void add_cell_types(pybind11::module_& m);
 void set_current(PyObject* object, Recording* recording);
 PyObject* current_recording();
 
+bool is_value(PyObject* object);
+
 }  // namespace edgeops::batching

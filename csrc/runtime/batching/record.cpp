@@ -79,6 +79,9 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
 Placement Recorder::place(const Schedule& schedule) {
   Placement p;
   row_.resize(producer_.size(), -1);
+  batch_of_.resize(variant_.size(), -1);
+  std::vector<int32_t> seen(batches_ + schedule.start.size(), -1);  // by batch: the operand that has listed it
+  int32_t operand_index = 0;
   const auto batches = static_cast<int64_t>(schedule.start.size()) - 1;
   p.batches.reserve(batches);
   for (int64_t b = 0; b < batches; ++b) {
@@ -86,7 +89,7 @@ Placement Recorder::place(const Schedule& schedule) {
     const int64_t count = schedule.start[b + 1] - schedule.start[b];
     const Variant& variant = *variant_[flushed_ + members[0]];
     const size_t slots = variant.operands.size();
-    PlacedBatch batch{&variant, count, {}, {}, {}, {}, {}};
+    PlacedBatch batch{&variant, count, {}, {}, {}, {}, {}, std::vector<std::vector<int32_t>>(slots)};
     // a call's operands are walked slot by slot; `at` remembers how far each call is
     std::vector<const int64_t*> at(count);
     for (int64_t i = 0; i < count; ++i) {
@@ -94,6 +97,7 @@ Placement Recorder::place(const Schedule& schedule) {
     }
     for (size_t slot = 0; slot < slots; ++slot) {
       const Operand kind = variant.operands[slot];
+      ++operand_index;
       const auto starts_at = static_cast<int64_t>(p.starts.size());
       batch.starts_at.push_back(kind == Operand::list ? starts_at : -1);
       if (kind == Operand::number) {
@@ -118,7 +122,13 @@ Placement Recorder::place(const Schedule& schedule) {
         for (auto& operand : at) {
           const int64_t n = kind == Operand::list ? *operand++ : 1;
           for (int64_t i = 0; i < n; ++i) {
-            p.rows.push_back(row_[*operand++]);
+            const int64_t value = *operand++;
+            p.rows.push_back(row_[value]);
+            const int32_t maker = batch_of(value);
+            if (seen[maker] != operand_index) {
+              seen[maker] = operand_index;
+              batch.makers[slot].push_back(maker);
+            }
           }
           if (kind == Operand::list) {
             p.starts.push_back(static_cast<int32_t>(static_cast<int64_t>(p.rows.size()) - begin));
@@ -148,6 +158,10 @@ Placement Recorder::place(const Schedule& schedule) {
       }
       used_[c] += count;
     }
+    for (int64_t i = 0; i < count; ++i) {
+      batch_of_[flushed_ + members[i]] = batches_;
+    }
+    ++batches_;
     p.batches.push_back(std::move(batch));
   }
   p.used = used_;

@@ -35,6 +35,7 @@ struct PlacedBatch {
   std::vector<int64_t> first_row;     // rows first, first + 1, ... of their table; -1 when they are not consecutive
   std::vector<int64_t> starts_at;     // lists: count + 1 starts, from here in `starts`; -1 for others
   std::vector<int64_t> out_row;       // first row of every result in its table
+  std::vector<std::vector<int32_t>> makers;  // by operand: the batches of the session that its values come from
 };
 
 struct Placement {
@@ -65,6 +66,10 @@ class Recorder {
     return nodes() - flushed_;
   }
   int32_t class_of(int64_t value) const;
+  // The batch that made a value, counted over all flushes; the value must have been flushed.
+  int32_t batch_of(int64_t value) const {
+    return batch_of_[producer_[value]];
+  }
   // Table row of a value, or -1 before its flush.
   int32_t row_of(int64_t value) const {
     return value < static_cast<int64_t>(row_.size()) ? row_[value] : -1;
@@ -78,6 +83,8 @@ class Recorder {
   std::vector<int32_t> producer_;         // [values], the node that makes it
   std::vector<int32_t> row_;              // [values flushed], row in its class's table
   std::vector<int64_t> used_;             // [classes], rows given out
+  std::vector<int32_t> batch_of_;         // [nodes flushed], the batch that ran it
+  int32_t batches_ = 0;                   // batches of all flushes
   int64_t flushed_ = 0;                   // nodes that are executed
 };
 
