@@ -40,6 +40,14 @@ py::array_t<T> given(std::vector<T>&& values) {
   return out;
 }
 
+// A member of a graph as a read-only array that keeps the graph alive.
+template <class T>
+py::array_t<T> seen(const std::shared_ptr<Graph>& graph, const std::vector<T>& values) {
+  py::array_t<T> out(static_cast<py::ssize_t>(values.size()), values.data(), py::cast(graph));
+  py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return out;
+}
+
 [[noreturn]] void refuse(const std::string& rule, const std::string& got, const std::string& advice) {
   throw py::value_error("Graph: " + rule + "; got " + got + ". " + advice);
 }
@@ -156,6 +164,10 @@ void bind_graph(py::module_& m) {
           py::arg("args").noconvert(), py::arg("lone").noconvert())
       .def_property_readonly("nodes", &Graph::nodes)
       .def_readonly("types", &Graph::types)
+      .def_property_readonly("type", [](const std::shared_ptr<Graph>& g) { return seen(g, g->type); })
+      .def_property_readonly("arg_start", [](const std::shared_ptr<Graph>& g) { return seen(g, g->arg_start); })
+      .def_property_readonly("args", [](const std::shared_ptr<Graph>& g) { return seen(g, g->args); })
+      .def_property_readonly("lone", [](const std::shared_ptr<Graph>& g) { return seen(g, g->lone); })
       .def("typed_depths", [](const Graph& graph) {
         std::vector<int64_t> depths;
         {
