@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ def test_batch_counts_of_real_graphs(name: str, split: str, count: int) -> None:
     want = real.COUNTS[name, split, count]
     graph = real.FAMILIES[name].build(split, count)
     assert (len(graph), lower_bound(graph)) == (want.nodes, want.bound)
-    plans = {s: schedule(graph, s) for s in ("depth", "agenda", "agenda_remaining", "sufficient", "beam", "auto")}
+    plans = {s: schedule(graph, s) for s in SCHEDULERS if not s.startswith("fsm")}
     for plan in plans.values():
         plan.validate()
     assert [len(plans[s]) for s in ("depth", "agenda", "agenda_remaining")] == [
@@ -35,7 +36,7 @@ def test_batch_counts_of_real_graphs(name: str, split: str, count: int) -> None:
         want.agenda,
         want.agenda_remaining,
     ]
-    assert want.bound <= len(plans["sufficient"]) <= want.sufficient
+    assert want.bound <= len(plans["lookahead"]) <= len(plans["sufficient"]) <= want.sufficient
     assert len(plans["auto"]) == min(len(plan) for plan in plans.values())
 
 
@@ -89,7 +90,7 @@ def test_many_types_and_large_in_degrees() -> None:
     nodes += [(0, [first - 1])] * wide
     nodes.append((1, list(range(first, first + wide))))
     graph = Graph.of(nodes)
-    for scheduler in ("sufficient", "beam"):
+    for scheduler in ("sufficient", "lookahead", "beam"):
         plan = schedule(graph, scheduler)
         plan.validate()
         assert len(plan) == lower_bound(graph) == 3 * kinds + 2
@@ -99,8 +100,17 @@ def test_costs_choose_the_schedule() -> None:
     graph = two_phases()
     for costs in ([1.0] * 4, [100, 1, 1, 1], [0, 0, 50, 1], [0] * 4):
         best = sum(costs[t] for t in schedule(graph, "auto", costs=costs).types)
-        plans = (schedule(graph, s) for s in ("depth", "agenda", "agenda_remaining", "sufficient", "beam"))
+        plans = (schedule(graph, s) for s in SCHEDULERS if s != "auto" and not s.startswith("fsm"))
         assert best == min(sum(costs[t] for t in plan.types) for plan in plans)
+
+
+def test_threads_schedule_side_by_side() -> None:
+    graph = two_phases(16, 12)
+    want = {s: schedule(graph, s).order.tolist() for s in ("sufficient", "beam")}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for s, order in want.items():
+            for plan in pool.map(lambda _, s=s: schedule(graph, s), range(40)):
+                assert plan.order.tolist() == order
 
 
 def _with(plan: Schedule, **changes: object) -> Schedule:

@@ -19,7 +19,7 @@ def batches(plan: Schedule) -> twins.Batches:
 
 
 def all_plans(graph: Graph) -> list[Schedule]:
-    plain = ("depth", "agenda", "agenda_remaining", "sufficient", "beam", "auto")
+    plain = ("depth", "agenda", "agenda_remaining", "sufficient", "lookahead", "beam", "auto")
     learned = [(f"fsm-{state}", FSMPolicy.train(graph, state, iterations=30)) for state in STATES]
     return [schedule(graph, s) for s in plain] + [schedule(graph, s, policy=p) for s, p in learned]
 
@@ -41,6 +41,7 @@ def test_twins(graph: Graph) -> None:
     assert batches(schedule(graph, "agenda")) == twins.agenda(graph)
     assert batches(schedule(graph, "agenda_remaining")) == twins.agenda(graph, remaining=True)
     assert batches(schedule(graph, "sufficient")) == twins.sufficient(graph)
+    assert batches(schedule(graph, "lookahead")) == twins.lookahead(graph)
 
 
 @settings(max_examples=60)

@@ -12,7 +12,6 @@
 #include "bind.h"
 #include "plan_cache.h"
 #include "schedule.h"
-#include "schedule_beam.h"
 #include "schedule_fsm.h"
 
 namespace edgeops::batching {
@@ -185,6 +184,7 @@ void bind_schedulers(py::module_& m) {
   });
   m.def(
       "schedule_sufficient", [](const Graph& graph) { return scheduled([&] { return schedule_sufficient(graph); }); });
+  m.def("schedule_lookahead", [](const Graph& graph) { return scheduled([&] { return schedule_lookahead(graph); }); });
   m.def("schedule_beam", [](const Graph& graph, int32_t width) {
     return scheduled([&] { return schedule_beam(graph, width); });
   });
