@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
+from bench.batching import schedule
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -52,6 +53,10 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "C4": exact.invariance,
     "C13": layer_memory.training,
     "C16": exact.varlen,
+    "B1": schedule.counts,
+    "B2": schedule.costs,
+    "B3": schedule.held_out,
+    "B4": schedule.learning,
     "overhead": _overhead,
     "import": _import,
 }

@@ -16,11 +16,13 @@ Data lies beside a developer's checkout (`bench.inputs.SHARED`) and never inside
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import inputs
 from edgeops.batching.schedule import Graph
@@ -29,7 +31,8 @@ LEAF, INNER, TREE_OUTPUT, INNER2, TREE_SUM = range(5)
 START, CHAR, WORD, SUM2, LATTICE_OUTPUT, LATTICE_SUM = 0, 1, 2, 4, 20, 21
 EMBED, FORWARD1, BACKWARD1, FORWARD2, BACKWARD2, TAG, TAG_SUM = range(7)
 
-Tree = tuple["Tree", "Tree"] | str
+# in post-order: a word, or the indices of two children
+Tree = list[tuple[int, int] | str]
 # a lattice: for every position the positions its arcs come from
 Lattice = tuple[tuple[int, ...], ...]
 
@@ -69,13 +72,13 @@ def skip_reason(kind: str) -> str:
     return f"no real data beside this checkout (../shared/data/{kind}); it is for developers and CI"
 
 
-def parse_tree(line: str) -> list[tuple[int, int] | str]:
+def parse_tree(line: str) -> Tree:
     """A bracketed binary tree in post-order: a word, or the post-order indices of two children.
 
     >>> parse_tree("(3 (2 a) (1 (2 b) (0 c)))")
     ['a', 'b', 'c', (1, 2), (0, 3)]
     """
-    nodes: list[tuple[int, int] | str] = []
+    nodes: Tree = []
     stack: list[list[int]] = []
     word = ""
     for token in line.replace("(", " ( ").replace(")", " ) ").split():
@@ -94,7 +97,7 @@ def parse_tree(line: str) -> list[tuple[int, int] | str]:
     return nodes
 
 
-def trees(split: str, count: int) -> list[list[tuple[int, int] | str]]:
+def trees(split: str, count: int) -> list[Tree]:
     """The first `count` trees of `"train"` or `"dev"`."""
     return [parse_tree(line) for line in _lines(inputs.SHARED / "trees" / f"{split}.txt", count)]
 
@@ -177,3 +180,44 @@ def _chain(nodes: Nodes, kind: int, inputs_: Sequence[tuple[int, ...]]) -> list[
     for operands in inputs_:
         states.append(nodes.add(kind, (*operands, *states[-1:])))
     return states
+
+
+class Family(NamedTuple):
+    """A kind of graph: how to build it and which data that needs."""
+
+    build: Callable[[str, int], Graph]
+    data: str
+
+
+class Counts(NamedTuple):
+    """Figures of a graph: nodes, the lower bound, batches by scheduler (`sufficient`: at most)."""
+
+    nodes: int
+    bound: int
+    depth: int
+    agenda: int
+    agenda_remaining: int
+    sufficient: int
+
+
+FAMILIES = {
+    "tree": Family(tree, "trees"),
+    "tree2": Family(tree2, "trees"),
+    "lattice": Family(lattice, "lattice"),
+    "ragged lattice": Family(functools.partial(lattice, ragged_sum=True), "lattice"),
+}
+# Family, split, mini-batch. The dev lattices are 113.
+COUNTS = {
+    ("tree", "train", 32): Counts(2113, 20, 37, 37, 30, 20),
+    ("tree", "dev", 128): Counts(9961, 21, 39, 39, 31, 21),
+    ("tree", "train", 128): Counts(10277, 27, 51, 51, 40, 27),
+    ("tree2", "train", 32): Counts(2113, 28, 52, 93, 40, 31),
+    ("tree2", "dev", 32): Counts(2369, 23, 49, 87, 37, 29),
+    ("tree2", "dev", 128): Counts(9961, 25, 56, 109, 42, 33),
+    ("lattice", "train", 32): Counts(4671, 217, 637, 519, 512, 309),
+    ("lattice", "dev", 32): Counts(5169, 305, 837, 831, 641, 384),
+    ("lattice", "dev", 128): Counts(17328, 306, 1019, 1141, 807, 445),
+    ("lattice", "train", 128): Counts(15417, 245, 777, 907, 587, 341),
+    ("ragged lattice", "train", 32): Counts(4671, 210, 586, 481, 435, 257),
+    ("ragged lattice", "dev", 32): Counts(5169, 294, 761, 634, 564, 348),
+}

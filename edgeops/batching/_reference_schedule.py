@@ -8,6 +8,7 @@ computed anew here at every step.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
@@ -153,15 +154,34 @@ def agenda(graph: Graph, remaining: bool = False) -> Batches:
     return _all(run, lambda: min(run.active(), key=lambda kind: (average(kind), kind)))
 
 
-def _best(run: Run) -> int:
+def _best(run: Run, kinds: list[int]) -> int:
     """The type with the largest share; ties: more ready nodes, then the smaller type."""
-    return max(run.active(), key=lambda kind: (run.share(kind), len(run.frontier(kind)), -kind))
+    return max(kinds, key=lambda kind: (run.share(kind), len(run.frontier(kind)), -kind))
+
+
+def _after(run: Run, kind: int) -> Run:
+    """A copy that has run a batch, but no lone node that this makes ready."""
+    after = run.copy()
+    after._finish(after.frontier(kind))
+    return after
 
 
 def sufficient(graph: Graph) -> Batches:
     """The sufficient condition as a priority."""
     run = Run(graph)
-    return _all(run, lambda: _best(run))
+    return _all(run, lambda: _best(run, run.active()))
+
+
+def lookahead(graph: Graph) -> Batches:
+    """As `sufficient`, but without a share of 1, types that lower the bound of what is left go first."""
+    run = Run(graph)
+
+    def choose() -> int:
+        best = _best(run, run.active())
+        lowering = [kind for kind in run.active() if _after(run, kind).bound() < run.bound()]
+        return best if run.share(best) == 1 or not lowering else _best(run, lowering)
+
+    return _all(run, choose)
 
 
 def encode(run: Run, state: str, phases: int) -> tuple[object, ...]:
@@ -182,28 +202,34 @@ def fsm(graph: Graph, state: str, phases: int, table: Mapping[tuple[object, ...]
 
     def choose() -> int:
         key = table.get(encode(run, state, phases))
-        return _best(run) if key is None else run.keys.index(key)
+        return _best(run, run.active()) if key is None else run.keys.index(key)
 
     return _all(run, choose)
 
 
 def beam(graph: Graph, width: int) -> Batches:
-    """The `width` best partial schedules by (lower bound of what is left, nodes left), of equally many batches."""
-    runs = [Run(graph)]
+    """The `width` best partial schedules, of equally many batches.
+
+    They are ranked by the lower bound of what is left plus a quarter of `lost`, what the shares of their batches lacked
+    to 1 (in units of 2^-20, rounded down, a batch), then by nodes left.
+    """
+    runs, lost = [Run(graph)], [0]
     while not any(len(run.ran) == len(run.types) for run in runs):
         moves = []
         for parent, run in enumerate(runs):
-            best = _best(run)
+            best = _best(run, run.active())
             for kind in [best] if run.share(best) == 1 else run.active():
-                after = run.copy()
-                after._finish(after.frontier(kind))
-                moves.append((after.bound(), len(after.left()), parent, kind, frozenset(after.ran)))
-        kept: dict[frozenset[int], tuple[int, int]] = {}
-        for *_, parent, kind, ran in sorted(moves, key=lambda move: move[:4]):
+                after = _after(run, kind)
+                total = lost[parent] + math.floor((1 - run.share(kind)) * 2**20)
+                score = after.bound() * 2**22 + total
+                moves.append((score, len(after.left()), parent, kind, total, frozenset(after.ran)))
+        kept: dict[frozenset[int], tuple[int, int, int]] = {}
+        for *_, parent, kind, total, ran in sorted(moves, key=lambda move: move[:4]):
             if len(kept) < width:
-                kept.setdefault(ran, (parent, kind))
+                kept.setdefault(ran, (parent, kind, total))
+        lost = [total for *_, total in kept.values()]
         following = []
-        for parent, kind in kept.values():
+        for parent, kind, _ in kept.values():
             following.append(runs[parent].copy())
             following[-1].run(kind)
         runs = following

@@ -31,9 +31,7 @@ def _integers(name: str, values: npt.ArrayLike, dtype: type[np.integer]) -> npt.
                 "Schedule the graph in parts.",
             )
         )
-    copy = np.array(given, dtype)
-    copy.flags.writeable = False
-    return copy
+    return np.ascontiguousarray(given, dtype)
 
 
 class Graph:
@@ -74,19 +72,30 @@ class Graph:
         lone: Iterable[int] = (),
         keys: Sequence[bytes] | None = None,
     ) -> None:
-        self.types = _integers("types", types, np.int32)
-        self.arg_start = _integers("arg_start", arg_start, np.int64)
-        self.args = _integers("args", args, np.int32)
-        count = int(self.types.max(initial=-1)) + 1 if keys is None else len(keys)
-        self.keys = _keys(keys, count)
-        self.lone = tuple(sorted(set(lone)))
-        if self.lone and not 0 <= self.lone[0] <= self.lone[-1] < count:
-            raise ValueError(
-                message("Graph", f"lone must name types in 0..{count - 1}", f"{self.lone}", "Name types of the graph.")
-            )
+        kinds = _integers("types", types, np.int32)
+        count = int(kinds.max(initial=-1)) + 1 if keys is None else len(keys)
         flags = np.zeros(count, np.uint8)
-        flags[list(self.lone)] = 1
-        self._native = _native.Graph(self.types, self.arg_start, self.args, flags)
+        for kind in lone:
+            if not 0 <= kind < count:
+                raise ValueError(
+                    message("Graph", f"lone must name types in 0..{count - 1}", f"{kind}", "Name types of the graph.")
+                )
+            flags[kind] = 1
+        starts, operands = _integers("arg_start", arg_start, np.int64), _integers("args", args, np.int32)
+        self._hold(_native.Graph(kinds, starts, operands, flags), _keys(keys, count))
+
+    @classmethod
+    def _of_native(cls, native: _native.Graph, keys: tuple[bytes, ...]) -> Graph:
+        """A graph recorded natively, as it is: no copy and no check."""
+        graph = cls.__new__(cls)
+        graph._hold(native, keys)
+        return graph
+
+    def _hold(self, native: _native.Graph, keys: tuple[bytes, ...]) -> None:
+        self._native = native
+        self.keys = keys
+        self.types, self.arg_start, self.args = native.type, native.arg_start, native.args
+        self.lone = tuple(np.flatnonzero(native.lone).tolist())
 
     @classmethod
     def of(cls, nodes: Iterable[tuple[Hashable, Sequence[int]]], *, lone: Iterable[Hashable] = ()) -> Graph:

@@ -24,6 +24,7 @@ SCHEDULERS = (
     "agenda",
     "agenda_remaining",
     "sufficient",
+    "lookahead",
     "fsm-base",
     "fsm-sort",
     "fsm-max",
@@ -117,10 +118,13 @@ def schedule(
     * `"agenda_remaining"`: the same over nodes that have not run.
     * `"sufficient"`: the type whose nodes without ancestors of their own type are, in the largest share, ready; ties:
       more ready nodes, then the smaller type. A share of 1 is a step of some shortest schedule (Lemma 2.1).
+    * `"lookahead"`: as `"sufficient"`, but where no share is 1, types whose batch lowers the lower bound of what is
+      left go first.
     * `"fsm-base"`, `"fsm-sort"`, `"fsm-max"`: a learned `policy` of that state; unseen states as `"sufficient"`.
-    * `"beam"`: as `"sufficient"`, but where no share is 1 all types are tried and the best `beam_width` kept.
-    * `"auto"`: the cheapest of sufficient, depth, both agendas, the policy if given, and beam on graphs up to 20,000
-      nodes.
+    * `"beam"`: as `"sufficient"`, but where no share is 1 all types are tried; the `beam_width` partial schedules go on
+      that are best by the lower bound of what is left plus a quarter of what the shares so far lacked to 1.
+    * `"auto"`: the cheapest of sufficient, lookahead, depth, both agendas, the policy if given, and beam on graphs of
+      up to 20,000 nodes.
 
     Args:
         graph: what to run.
@@ -160,6 +164,7 @@ _NATIVE: dict[str, Callable[[object, int], tuple[Ints, Longs]]] = {
     "agenda": lambda graph, width: _native.schedule_agenda(graph, False),
     "agenda_remaining": lambda graph, width: _native.schedule_agenda(graph, True),
     "sufficient": lambda graph, width: _native.schedule_sufficient(graph),
+    "lookahead": lambda graph, width: _native.schedule_lookahead(graph),
     "beam": lambda graph, width: _native.schedule_beam(graph, width),
 }
 
@@ -170,7 +175,7 @@ def _cheapest(
     """The first of the cheapest schedules; no other is tried once one costs as little as the lower bound."""
     weights = np.ones(len(graph.keys)) if costs is None else np.asarray(costs, np.float64)
     bound = float(graph._native.typed_depths() @ weights)
-    names = ["sufficient", "depth", "agenda", "agenda_remaining"]
+    names = ["sufficient", "lookahead", "depth", "agenda", "agenda_remaining"]
     if policy is not None:
         names.append(f"fsm-{policy.state}")
     if len(graph) <= _AUTO_BEAM_NODES:

@@ -12,7 +12,6 @@
 #include "bind.h"
 #include "plan_cache.h"
 #include "schedule.h"
-#include "schedule_beam.h"
 #include "schedule_fsm.h"
 
 namespace edgeops::batching {
@@ -36,6 +35,14 @@ py::array_t<T> given(std::vector<T>&& values) {
   const py::capsule free(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
   const auto* held = owner.release();
   py::array_t<T> out(static_cast<py::ssize_t>(held->size()), held->data(), free);
+  py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return out;
+}
+
+// A member of a graph as a read-only array that keeps the graph alive.
+template <class T>
+py::array_t<T> seen(const std::shared_ptr<Graph>& graph, const std::vector<T>& values) {
+  py::array_t<T> out(static_cast<py::ssize_t>(values.size()), values.data(), py::cast(graph));
   py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return out;
 }
@@ -156,6 +163,10 @@ void bind_graph(py::module_& m) {
           py::arg("args").noconvert(), py::arg("lone").noconvert())
       .def_property_readonly("nodes", &Graph::nodes)
       .def_readonly("types", &Graph::types)
+      .def_property_readonly("type", [](const std::shared_ptr<Graph>& g) { return seen(g, g->type); })
+      .def_property_readonly("arg_start", [](const std::shared_ptr<Graph>& g) { return seen(g, g->arg_start); })
+      .def_property_readonly("args", [](const std::shared_ptr<Graph>& g) { return seen(g, g->args); })
+      .def_property_readonly("lone", [](const std::shared_ptr<Graph>& g) { return seen(g, g->lone); })
       .def("typed_depths", [](const Graph& graph) {
         std::vector<int64_t> depths;
         {
@@ -173,6 +184,7 @@ void bind_schedulers(py::module_& m) {
   });
   m.def(
       "schedule_sufficient", [](const Graph& graph) { return scheduled([&] { return schedule_sufficient(graph); }); });
+  m.def("schedule_lookahead", [](const Graph& graph) { return scheduled([&] { return schedule_lookahead(graph); }); });
   m.def("schedule_beam", [](const Graph& graph, int32_t width) {
     return scheduled([&] { return schedule_beam(graph, width); });
   });

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "schedule_beam.h"
+#include "schedule_bound.h"
 #include "schedule_frontier.h"
 #include "schedule_sufficient.h"
 
@@ -100,8 +100,36 @@ Schedule schedule_sufficient(const Graph& graph) {
   TypedFrontiers typed(graph, links, frontier);
   Schedule out = new_schedule(graph);
   run_all(
-      frontier, &out, [&] { return typed.best(frontier); },
+      frontier, &out, [&] { return typed.best(frontier, frontier.active()); },
       [&](int32_t type, std::span<const int32_t> batch) { typed.ran(type, batch); });
+  return out;
+}
+
+Schedule schedule_lookahead(const Graph& graph) {
+  const Links links(graph);
+  const TypedHeights heights(graph, links);
+  Frontier frontier(graph, links);
+  TypedFrontiers typed(graph, links, frontier);
+  RemainingBound bound(graph, heights);
+  Schedule out = new_schedule(graph);
+  std::vector<int32_t> lowering;
+  const auto choose = [&] {
+    const int32_t best = typed.best(frontier, frontier.active());
+    if (typed.safe(best, frontier)) {
+      return best;
+    }
+    lowering.clear();
+    for (const int32_t type : frontier.active()) {
+      if (bound.lowered_by(type, frontier.ready(type))) {
+        lowering.push_back(type);
+      }
+    }
+    return lowering.empty() ? best : typed.best(frontier, lowering);
+  };
+  run_all(frontier, &out, choose, [&](int32_t type, std::span<const int32_t> batch) {
+    typed.ran(type, batch);
+    bound.ran(type, batch);
+  });
   return out;
 }
 

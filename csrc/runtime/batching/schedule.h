@@ -16,6 +16,13 @@ std::vector<int64_t> typed_depths(const Graph& graph);
 Schedule schedule_depth(const Graph& graph);
 // Smallest average depth first: of all nodes of the type, or of those that have not run. Ties: the smaller type.
 Schedule schedule_agenda(const Graph& graph, bool remaining);
+// Largest share of the typed frontier ready. Ties: more ready nodes, then the smaller type.
 Schedule schedule_sufficient(const Graph& graph);
+// The same, but where no share is 1, types whose batch lowers the lower bound of what is left go first.
+Schedule schedule_lookahead(const Graph& graph);
+// Keeps the `width` best partial schedules, all of equally many batches, by the lower bound of what is left plus a
+// quarter of what the shares of their batches lacked to 1, then by nodes left. A partial schedule goes on with its safe
+// type where it has one, and with every active type otherwise.
+Schedule schedule_beam(const Graph& graph, int32_t width);
 
 }  // namespace edgeops::batching

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "schedule_beam.h"
+#include "schedule.h"
 
 #include <algorithm>
 #include <random>
@@ -7,102 +7,22 @@
 #include <unordered_set>
 #include <utility>
 
-#include "schedule.h"
+#include "schedule_bound.h"
+#include "schedule_frontier.h"
 #include "schedule_sufficient.h"
 
 namespace edgeops::batching {
 
-TypedHeights::TypedHeights(const Graph& graph, const Links& links) : height(graph.nodes(), 1), bound(graph.types, 0) {
-  constexpr int32_t kLanes = 8;  // types a sweep
-  std::vector<int32_t> batched;
-  for (int32_t t = 0; t < graph.types; ++t) {
-    const int64_t count = links.count(t);
-    bound[t] = graph.lone[t] ? count : std::min<int64_t>(count, 1);
-    if (!graph.lone[t] && count > 1) {
-      batched.push_back(t);
-    }
-  }
-  std::vector<int32_t> chain(graph.nodes() * kLanes), lane(graph.types, -1);
-  for (size_t first = 0; first < batched.size(); first += kLanes) {
-    const size_t last = std::min(batched.size(), first + kLanes);
-    std::fill(lane.begin(), lane.end(), -1);
-    std::fill(chain.begin(), chain.end(), 0);
-    for (size_t b = first; b < last; ++b) {
-      lane[batched[b]] = static_cast<int32_t>(b - first);
-    }
-    for (int64_t v = graph.nodes() - 1; v >= 0; --v) {
-      int32_t* own = chain.data() + v * kLanes;
-      const int32_t type = graph.type[v];
-      if (const int32_t i = lane[type]; i >= 0) {
-        height[v] = ++own[i];
-        bound[type] = std::max<int64_t>(bound[type], own[i]);
-      }
-      for (int64_t e = graph.arg_start[v]; e < graph.arg_start[v + 1]; ++e) {
-        int32_t* to = chain.data() + graph.args[e] * int64_t{kLanes};
-        for (int32_t i = 0; i < kLanes; ++i) {
-          to[i] = std::max(to[i], own[i]);
-        }
-      }
-    }
-  }
-}
-
 namespace {
 
-// Depth(G^a) of what has not run, for every a: nodes counted by height.
-class RemainingBound {
- public:
-  RemainingBound(const Graph& graph, const TypedHeights& heights)
-      : heights_(&heights), base_(graph.types), top_(graph.types, 0) {
-    int64_t size = 0;
-    for (int32_t t = 0; t < graph.types; ++t) {
-      base_[t] = size;
-      if (!graph.lone[t]) {
-        top_[t] = static_cast<int32_t>(heights.bound[t]);
-        size += heights.bound[t] + 1;
-        total_ += heights.bound[t];
-      }
-    }
-    count_.assign(size, 0);
-    for (int64_t v = 0; v < graph.nodes(); ++v) {
-      if (!graph.lone[graph.type[v]]) {
-        ++count_[base_[graph.type[v]] + heights.height[v]];
-      }
-    }
-  }
-  int64_t total() const {
-    return total_;
-  }
-  // The total once a batch has run.
-  int64_t after(int32_t type, std::span<const int32_t> batch) const {
-    const int32_t top = top_[type];
-    const int64_t gone =
-        std::count_if(batch.begin(), batch.end(), [&](int32_t v) { return heights_->height[v] == top; });
-    // below the top every height has a node that waits for one above, so at most one step
-    return total_ - (gone == count_[base_[type] + top] ? 1 : 0);
-  }
-  void ran(int32_t type, std::span<const int32_t> batch) {
-    for (const int32_t v : batch) {
-      --count_[base_[type] + heights_->height[v]];
-    }
-    for (; top_[type] > 0 && count_[base_[type] + top_[type]] == 0; --top_[type]) {
-      --total_;
-    }
-  }
-
- private:
-  const TypedHeights* heights_;
-  std::vector<int64_t> base_;
-  std::vector<int32_t> top_;
-  std::vector<int32_t> count_;
-  int64_t total_ = 0;
-};
+constexpr int32_t kShare = 20;  // bits of a share
 
 struct Partial {
   Frontier frontier;
   TypedFrontiers typed;
   RemainingBound bound;
   uint64_t ran;  // the set of nodes that ran, as the xor of their marks
+  int64_t lost;  // sum over batches of what their share lacks to 1, in units of 2^-kShare
   int64_t step;  // index of its last step, -1 before the first
 
   void run(int32_t type) {
@@ -115,16 +35,17 @@ struct Partial {
 };
 
 struct Move {
-  int64_t bound, left;
+  int64_t score, left;
   int32_t parent, type;
+  int64_t lost;
   uint64_t ran;
 
   auto rank() const {
-    return std::tie(bound, left, parent, type);
+    return std::tie(score, left, parent, type);
   }
 };
 
-void add_moves(const Partial& from, int32_t parent, const std::vector<uint64_t>& mark, std::vector<Move>& moves) {
+void add_moves(Partial& from, int32_t parent, const std::vector<uint64_t>& mark, std::vector<Move>& moves) {
   const auto add = [&](int32_t type) {
     const auto batch = from.frontier.ready(type);
     uint64_t ran = from.ran;
@@ -132,9 +53,12 @@ void add_moves(const Partial& from, int32_t parent, const std::vector<uint64_t>&
       ran ^= mark[v];
     }
     const int64_t left = from.frontier.left() - static_cast<int64_t>(batch.size());
-    moves.push_back({from.bound.after(type, batch), left, parent, type, ran});
+    const int64_t typed = from.typed.size(type, from.frontier);
+    const int64_t lost = from.lost + ((typed - static_cast<int64_t>(batch.size())) << kShare) / typed;
+    const int64_t bound = from.bound.total() - (from.bound.lowered_by(type, batch) ? 1 : 0);
+    moves.push_back({(bound << (kShare + 2)) + lost, left, parent, type, lost, ran});
   };
-  const int32_t best = from.typed.best(from.frontier);
+  const int32_t best = from.typed.best(from.frontier, from.frontier.active());
   if (from.typed.safe(best, from.frontier)) {
     add(best);
     return;
@@ -176,7 +100,7 @@ Schedule schedule_beam(const Graph& graph, int32_t width) {
     while (frontier.run_lone(nullptr)) {
     }
     TypedFrontiers typed(graph, links, frontier);
-    beam.push_back({std::move(frontier), std::move(typed), RemainingBound(graph, heights), 0, -1});
+    beam.push_back({std::move(frontier), std::move(typed), RemainingBound(graph, heights), 0, 0, -1});
   }
   int64_t last = -1;
   while (true) {
@@ -207,6 +131,7 @@ Schedule schedule_beam(const Graph& graph, int32_t width) {
       }
       next.back().run(move.type);
       next.back().ran = move.ran;
+      next.back().lost = move.lost;
       next.back().step = static_cast<int64_t>(steps.size()) - 1;
     }
     beam = std::move(next);

@@ -207,7 +207,7 @@ Schedule schedule_fsm(const Graph& graph, const std::vector<std::string>& keys, 
         if (!typed) {
           typed.emplace(graph, links, frontier);
         }
-        return typed->best(frontier);
+        return typed->best(frontier, frontier.active());
       },
       [&](int32_t type, std::span<const int32_t> batch) {
         if (typed) {

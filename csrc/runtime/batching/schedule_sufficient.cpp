@@ -103,10 +103,10 @@ void TypedFrontiers::fill(const Frontier& frontier, std::vector<Counter>& blocke
   }
 }
 
-int32_t TypedFrontiers::best(const Frontier& frontier) const {
+int32_t TypedFrontiers::best(const Frontier& frontier, std::span<const int32_t> types) const {
   int32_t found = -1;
   int64_t ready = 0, typed = 1;
-  for (const int32_t type : frontier.active()) {
+  for (const int32_t type : types) {
     const int64_t r = frontier.ready_count(type), s = size(type, frontier);
     const int64_t ahead = r * typed - ready * s;
     if (ahead > 0 || (ahead == 0 && (r > ready || (r == ready && type < found)))) {

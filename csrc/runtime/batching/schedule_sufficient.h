@@ -25,8 +25,9 @@ class TypedFrontiers {
   bool safe(int32_t type, const Frontier& frontier) const {
     return frontier.ready_count(type) == size(type, frontier);
   }
-  // The active type with the largest share of its typed frontier ready; ties: more ready nodes, then the smaller type.
-  int32_t best(const Frontier& frontier) const;
+  // Of these active types the one with the largest share of its typed frontier ready; ties: more ready nodes, then the
+  // smaller type.
+  int32_t best(const Frontier& frontier, std::span<const int32_t> types) const;
 
   void ran(int32_t type, std::span<const int32_t> batch);
 
