@@ -108,31 +108,35 @@ class Search {
  private:
   std::optional<std::vector<int32_t>> arrange(const Set& set) {
     Arrangement arrangement = empty_;
-    const bool all = std::all_of(set.begin(), set.end(), [&](int32_t i) { return add(arrangement, i); });
-    return all ? std::optional(arrangement.order()) : std::nullopt;
+    return add_all(arrangement, set) ? std::optional(arrangement.order()) : std::nullopt;
   }
 
-  bool add(Arrangement& arrangement, int32_t choice) {
+  bool add_all(Arrangement& arrangement, const Set& set) {
     const int64_t before = arrangement.steps();
-    const bool possible = arrangement.add(choices_[choice].operand);
+    const bool demanded = std::all_of(
+        set.begin(), set.end(), [&](int32_t i) { return arrangement.demand(choices_[i].operand); });
+    const bool possible = demanded && arrangement.close();
     effort_ -= arrangement.steps() - before;
     return possible;
   }
 
-  // Takes choices one by one where they still fit; the first run always ends, later ones while effort is left.
+  bool add(Arrangement& arrangement, int32_t choice) {
+    return add_all(arrangement, {choice});
+  }
+
+  // Takes choices one by one where they still fit, as long as effort is left.
   void greedy(const Set& order) {
-    if (!best_.empty() && effort_ < 0) {
-      return;
-    }
     Arrangement arrangement = empty_;
     Cost cost = 0;
     for (const int32_t choice : order) {
-      Arrangement next = arrangement;
-      if (add(next, choice)) {
-        arrangement = std::move(next);
-      } else {
-        cost += choices_[choice].cost;
+      if (effort_ > 0) {
+        Arrangement next = arrangement;
+        if (add(next, choice)) {
+          arrangement = std::move(next);
+          continue;
+        }
       }
+      cost += choices_[choice].cost;
     }
     if (best_.empty() || cost < best_cost_) {
       best_ = arrangement.order();
@@ -176,7 +180,7 @@ class Search {
     Set core;
     while (true) {
       Arrangement arrangement = empty_;
-      if (!std::all_of(core.begin(), core.end(), [&](int32_t i) { return add(arrangement, i); })) {
+      if (!add_all(arrangement, core)) {
         break;
       }
       size_t i = 0;
