@@ -102,7 +102,8 @@ class Search {
     greedy(order);
     std::reverse(order.begin(), order.end());
     greedy(order);
-    return {best_, improve(all)};
+    const bool minimal = improve(all);
+    return {best_, minimal};
   }
 
  private:
@@ -166,6 +167,9 @@ class Search {
         }
         fits = false;
         Set conflict = conflict_in(kept);
+        if (conflict.empty()) {
+          return false;
+        }
         Set rest;
         std::set_difference(kept.begin(), kept.end(), conflict.begin(), conflict.end(), std::back_inserter(rest));
         kept = std::move(rest);
@@ -175,7 +179,7 @@ class Search {
     return false;
   }
 
-  // A set that does not fit and whose every part does, out of one that does not fit.
+  // A set that does not fit and whose every part does, out of one that does not fit; empty where effort ends before.
   Set conflict_in(Set candidates) {
     Set core;
     while (true) {
@@ -184,11 +188,11 @@ class Search {
         break;
       }
       size_t i = 0;
-      while (i < candidates.size() && add(arrangement, candidates[i])) {
+      while (i < candidates.size() && effort_ > 0 && add(arrangement, candidates[i])) {
         ++i;
       }
-      if (i == candidates.size()) {  // the order of additions never matters; an operand more than needed is harmless
-        break;
+      if (i == candidates.size() || effort_ <= 0) {
+        return {};
       }
       core.push_back(candidates[i]);
       candidates.resize(i);
