@@ -45,11 +45,16 @@ Nodes part(const PQTree& tree, const PQTree::Span& span) {
 
 }  // namespace
 
-bool Arrangement::add(const Operand& operand) {
+bool Arrangement::demand(const Operand& operand) {
   if (impose({identity(operand.variables.size())}, operand.variables) == Reduced::kImpossible) {
     return false;
   }
   operands_[operand.batch].push_back(operand.variables);
+  return true;
+}
+
+bool Arrangement::close() {
+  steps_ += tree_.capacity();
   return equalise() && orient();
 }
 

@@ -21,9 +21,15 @@ class Arrangement {
   Arrangement(int32_t variables, int32_t batches) : tree_(variables), operands_(batches) {}
 
   // Demands one more operand in place. False: no order has it together with those before, and this object is spent.
-  bool add(const Operand& operand);
+  bool add(const Operand& operand) {
+    return demand(operand) && close();
+  }
 
-  // An order with all operands in place.
+  // The same in two steps, for several operands at once: first all demands, then one close.
+  bool demand(const Operand& operand);
+  bool close();
+
+  // An order with all operands in place; after close().
   std::vector<int32_t> order() const;
 
   // Elementary steps so far, a measure of time that is the same on every machine.

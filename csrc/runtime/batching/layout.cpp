@@ -14,20 +14,21 @@ namespace {
 
 // What can be said of an operand before any order is known; kInPlace: it may be laid out.
 Verdict nature(const std::vector<int32_t>& operand) {
-  const auto outside = std::count(operand.begin(), operand.end(), kExternal);
-  if (outside > 0) {
-    return static_cast<size_t>(outside) == operand.size() ? Verdict::kExternal : Verdict::kCopyExternal;
+  const auto outside = std::count_if(operand.begin(), operand.end(), [](int32_t v) { return v < 0; });
+  const bool same = std::all_of(operand.begin(), operand.end(), [&](int32_t v) { return v == operand[0]; });
+  if (operand.size() < 2 || (same && operand[0] == kExternal)) {
+    return outside > 0 ? Verdict::kExternal : Verdict::kInPlace;
   }
-  if (operand.size() < 2) {
-    return Verdict::kInPlace;
-  }
-  if (std::all_of(operand.begin(), operand.end(), [&](int32_t v) { return v == operand[0]; })) {
+  if (same) {
     return Verdict::kBroadcast;
+  }
+  if (std::find(operand.begin(), operand.end(), kExternal) != operand.end()) {
+    return Verdict::kCopyExternal;
   }
   std::vector<int32_t> sorted = operand;
   std::sort(sorted.begin(), sorted.end());
   const bool repeats = std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end();
-  return repeats ? Verdict::kCopyRepeated : Verdict::kInPlace;
+  return repeats ? Verdict::kCopyRepeated : outside > 0 ? Verdict::kCopyExternal : Verdict::kInPlace;
 }
 
 // Members of a batch in the order in which an operand's variables stand in memory; empty where those are not

@@ -102,37 +102,42 @@ class Search {
     greedy(order);
     std::reverse(order.begin(), order.end());
     greedy(order);
-    return {best_, improve(all)};
+    const bool minimal = improve(all);
+    return {best_, minimal};
   }
 
  private:
   std::optional<std::vector<int32_t>> arrange(const Set& set) {
     Arrangement arrangement = empty_;
-    const bool all = std::all_of(set.begin(), set.end(), [&](int32_t i) { return add(arrangement, i); });
-    return all ? std::optional(arrangement.order()) : std::nullopt;
+    return add_all(arrangement, set) ? std::optional(arrangement.order()) : std::nullopt;
   }
 
-  bool add(Arrangement& arrangement, int32_t choice) {
+  bool add_all(Arrangement& arrangement, const Set& set) {
     const int64_t before = arrangement.steps();
-    const bool possible = arrangement.add(choices_[choice].operand);
+    const bool demanded = std::all_of(
+        set.begin(), set.end(), [&](int32_t i) { return arrangement.demand(choices_[i].operand); });
+    const bool possible = demanded && arrangement.close();
     effort_ -= arrangement.steps() - before;
     return possible;
   }
 
-  // Takes choices one by one where they still fit; the first run always ends, later ones while effort is left.
+  bool add(Arrangement& arrangement, int32_t choice) {
+    return add_all(arrangement, {choice});
+  }
+
+  // Takes choices one by one where they still fit, as long as effort is left.
   void greedy(const Set& order) {
-    if (!best_.empty() && effort_ < 0) {
-      return;
-    }
     Arrangement arrangement = empty_;
     Cost cost = 0;
     for (const int32_t choice : order) {
-      Arrangement next = arrangement;
-      if (add(next, choice)) {
-        arrangement = std::move(next);
-      } else {
-        cost += choices_[choice].cost;
+      if (effort_ > 0) {
+        Arrangement next = arrangement;
+        if (add(next, choice)) {
+          arrangement = std::move(next);
+          continue;
+        }
       }
+      cost += choices_[choice].cost;
     }
     if (best_.empty() || cost < best_cost_) {
       best_ = arrangement.order();
@@ -162,6 +167,9 @@ class Search {
         }
         fits = false;
         Set conflict = conflict_in(kept);
+        if (conflict.empty()) {
+          return false;
+        }
         Set rest;
         std::set_difference(kept.begin(), kept.end(), conflict.begin(), conflict.end(), std::back_inserter(rest));
         kept = std::move(rest);
@@ -171,20 +179,20 @@ class Search {
     return false;
   }
 
-  // A set that does not fit and whose every part does, out of one that does not fit.
+  // A set that does not fit and whose every part does, out of one that does not fit; empty where effort ends before.
   Set conflict_in(Set candidates) {
     Set core;
     while (true) {
       Arrangement arrangement = empty_;
-      if (!std::all_of(core.begin(), core.end(), [&](int32_t i) { return add(arrangement, i); })) {
+      if (!add_all(arrangement, core)) {
         break;
       }
       size_t i = 0;
-      while (i < candidates.size() && add(arrangement, candidates[i])) {
+      while (i < candidates.size() && effort_ > 0 && add(arrangement, candidates[i])) {
         ++i;
       }
-      if (i == candidates.size()) {  // the order of additions never matters; an operand more than needed is harmless
-        break;
+      if (i == candidates.size() || effort_ <= 0) {
+        return {};
       }
       core.push_back(candidates[i]);
       candidates.resize(i);
