@@ -80,7 +80,11 @@ print(f"  cuda     {cuda_summary(cuda)}")
 
 
 setup(
-    packages=[*find_packages(include=["edgeops*"]), "edgeops.triton_kernels", "edgeops.triton_kernels.ragged"],
+    packages=[
+        *find_packages(include=["edgeops*"]),
+        "edgeops.triton_kernels",
+        *(f"edgeops.triton_kernels.{folder}" for folder in ("batching", "ragged")),
+    ],
     package_dir={"edgeops": "edgeops", "edgeops.triton_kernels": "triton_kernels"},
     ext_modules=extensions,
     cmdclass={"build_ext": CudaBuildExtension},

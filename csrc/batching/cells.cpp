@@ -42,8 +42,8 @@ class Call {
     check_matrix(gates, type_, -1, -1, who, name);
     EDGEOPS_CHECK(
         gates.size(1) % parts == 0, ValueError, who,
-        std::string(name) + " must have " + std::to_string(parts) + " parts of one width side by side",
-        shape_of(gates), "Pass the products of all gates.");
+        std::string(name) + " must have " + std::to_string(parts) + " parts of one width side by side", shape_of(gates),
+        "Pass the products of all gates.");
     m_ = gates.size(0);
     h_ = gates.size(1) / parts;
     places_.reserve(12);
@@ -101,7 +101,8 @@ class Call {
 
 }  // namespace
 
-void lstm_fwd_cpu(const Tensor& gates, const Tensor& c, const Tensor& c_rows, const Tensor& h_out, const Tensor& c_out) {
+void lstm_fwd_cpu(
+    const Tensor& gates, const Tensor& c, const Tensor& c_rows, const Tensor& h_out, const Tensor& c_out) {
   Call("lstm_cell", gates, "gates", 4)
       .out(gates, 4, "gates")
       .rows(c, c_rows, "c", "c_rows")
@@ -279,14 +280,21 @@ void rows_sum_cpu(const Tensor& src, const Tensor& starts, const Tensor& index, 
         std::to_string(p[i]) + " at position " + std::to_string(i), "Pass the running sum of the list lengths.");
   }
   const auto* rows = static_cast<const int32_t*>(dense_index.const_data_ptr());
+  uint32_t largest = 0;  // negative numbers are large ones here
   for (int64_t j = p[0]; j < p[m]; ++j) {
-    EDGEOPS_CHECK(
-        rows[j] >= 0 && rows[j] < src.size(0), ValueError, who,
-        "index must hold row numbers from 0 to " + std::to_string(src.size(0) - 1),
-        std::to_string(rows[j]) + " at position " + std::to_string(j), "Check which table the list belongs to.");
+    largest = static_cast<uint32_t>(rows[j]) > largest ? static_cast<uint32_t>(rows[j]) : largest;
   }
-  const RowsSum call{src.const_data_ptr(), src.stride(0), src.size(1),   p,
-                     rows,                 out.mutable_data_ptr(), out.stride(0), add};
+  if (p[m] > p[0] && static_cast<int64_t>(largest) >= src.size(0)) {
+    int64_t at = p[0];
+    while (rows[at] >= 0 && rows[at] < src.size(0)) {
+      ++at;
+    }
+    fail(
+        "ValueError", who, "index must hold row numbers from 0 to " + std::to_string(src.size(0) - 1),
+        std::to_string(rows[at]) + " at position " + std::to_string(at), "Check which table the list belongs to.");
+  }
+  const RowsSum call{src.const_data_ptr(),   src.stride(0), src.size(1), p, rows, p[m],
+                     out.mutable_data_ptr(), out.stride(0), add};
   const RowsSumRun kernel = rows_sum_kernel(active_isa(), storage);
   const double each = m > 0 ? 1 + static_cast<double>(p[m] - p[0]) / static_cast<double>(m) : 0;
   run_rows(m, each * (5 + 0.15 * static_cast<double>(src.size(1))), [&](int64_t begin, int64_t end) {

@@ -48,6 +48,7 @@ struct RowsSum {
   int64_t src_row, width;
   const int64_t* starts;
   const int32_t* index;
+  int64_t total;  // summands of all lists
   void* out;
   int64_t out_row;
   bool add;

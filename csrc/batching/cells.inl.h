@@ -107,16 +107,16 @@ EDGEOPS_INLINE void each_vector(const Place* places, int64_t h, int64_t begin, i
   }
 }
 
-#define EDGEOPS_CELL(name, N)                                                              \
-  struct name##_body {                                                                     \
-    template <class X>                                                                     \
-    EDGEOPS_INLINE_MEMBER static void at(const X& x);                                      \
-  };                                                                                       \
-  template <class St>                                                                      \
-  static void name(const Place* places, int64_t h, int64_t begin, int64_t end) {           \
-    each_vector<St, N, name##_body>(places, h, begin, end);                                \
-  }                                                                                        \
-  template <class X>                                                                       \
+#define EDGEOPS_CELL(name, N)                                                    \
+  struct name##_body {                                                           \
+    template <class X>                                                           \
+    EDGEOPS_INLINE_MEMBER static void at(const X& x);                            \
+  };                                                                             \
+  template <class St>                                                            \
+  static void name(const Place* places, int64_t h, int64_t begin, int64_t end) { \
+    each_vector<St, N, name##_body>(places, h, begin, end);                      \
+  }                                                                              \
+  template <class X>                                                             \
   EDGEOPS_INLINE_MEMBER void name##_body::at(const X& x)
 
 // gates (i, f, g, o), c | h, c
@@ -256,6 +256,8 @@ EDGEOPS_CELL(treegru_bwd, 11) {
 
 #undef EDGEOPS_CELL
 
+constexpr int64_t kAhead = 8;  // summands from now that are fetched
+
 // Eight vectors of columns at a time stay in registers while the rows go by, one addition after the other.
 template <class St, int kVectors, bool kWhole>
 EDGEOPS_INLINE void sum_columns(const RowsSum& g, int64_t i, int64_t j, int64_t count) {
@@ -268,6 +270,14 @@ EDGEOPS_INLINE void sum_columns(const RowsSum& g, int64_t i, int64_t j, int64_t 
   }
   for (int64_t at = g.starts[i]; at < g.starts[i + 1]; ++at) {
     const S* src = static_cast<const S*>(g.src) + g.index[at] * g.src_row + j;
+    if (j == 0 && at + kAhead < g.total) {  // rows of other lists lie anywhere
+      const char* later =
+          reinterpret_cast<const char*>(static_cast<const S*>(g.src) + g.index[at + kAhead] * g.src_row);
+#pragma GCC unroll 4
+      for (int line = 0; line < 4; ++line) {
+        __builtin_prefetch(later + 64 * line);
+      }
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       acc[v] += take<St, kWhole>(src + v * n, count);

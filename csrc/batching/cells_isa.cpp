@@ -6,13 +6,18 @@
 namespace edgeops::batching {
 
 #define EDGEOPS_INNER "../batching/cells.inl.h"
-#define EDGEOPS_CELLS(St)                                                                                        \
-  {{lstm_fwd<St>, lstm_bwd<St>, treelstm_fwd<St>, treelstm_bwd<St>, leaf_fwd<St>, leaf_bwd<St>, gru_fwd<St>,     \
-    gru_bwd<St>, reset_fwd<St>, reset_bwd<St>, treegru_fwd<St>, treegru_bwd<St>}}
-#define EDGEOPS_TABLE                                                                                             \
-  extern const CellKernels kCells[4] = {EDGEOPS_CELLS(StoreF32), EDGEOPS_CELLS(StoreF64), EDGEOPS_CELLS(StoreF16), \
-                                        EDGEOPS_CELLS(StoreBf16)};                                                \
-  extern const RowsSumRun kRowsSum[4] = {rows_sum<StoreF32>, rows_sum<StoreF64>, rows_sum<StoreF16>, rows_sum<StoreBf16>};
+#define EDGEOPS_CELLS(St)                                                                                      \
+  {                                                                                                            \
+    {                                                                                                          \
+      lstm_fwd<St>, lstm_bwd<St>, treelstm_fwd<St>, treelstm_bwd<St>, leaf_fwd<St>, leaf_bwd<St>, gru_fwd<St>, \
+          gru_bwd<St>, reset_fwd<St>, reset_bwd<St>, treegru_fwd<St>, treegru_bwd<St>                          \
+    }                                                                                                          \
+  }
+#define EDGEOPS_TABLE                                                                                       \
+  extern const CellKernels kCells[4] = {                                                                    \
+      EDGEOPS_CELLS(StoreF32), EDGEOPS_CELLS(StoreF64), EDGEOPS_CELLS(StoreF16), EDGEOPS_CELLS(StoreBf16)}; \
+  extern const RowsSumRun kRowsSum[4] = {                                                                   \
+      rows_sum<StoreF32>, rows_sum<StoreF64>, rows_sum<StoreF16>, rows_sum<StoreBf16>};
 #include "../common/each_isa.inl.h"
 
 const CellKernels& cell_kernels(Isa isa, Storage storage) {

@@ -64,8 +64,9 @@ inline const int32_t* check_rows(
       "Pass one row number for each row of the result.");
   if (rows.numel() == 0) {
     EDGEOPS_CHECK(
-        limit == m || m == 0, ValueError, who, name + " may be empty only where its table has " + std::to_string(m) + " rows",
-        std::to_string(limit) + " rows", "Pass the row numbers, or the segment of the table.");
+        limit == m || m == 0, ValueError, who,
+        name + " may be empty only where its table has " + std::to_string(m) + " rows", std::to_string(limit) + " rows",
+        "Pass the row numbers, or the segment of the table.");
     return nullptr;
   }
   if (!rows.is_contiguous()) {

@@ -28,7 +28,8 @@ int64_t panels_of(int64_t columns, Storage storage) {
 // Bands of the result for the threads: of panels where there are more columns than rows, else of rows.
 std::vector<LinearPiece> cut(int64_t m, int64_t n, int64_t k, Storage storage) {
   const int64_t width = panel_width(storage), panels = panels_of(n, storage);
-  const double cost = 200 + static_cast<double>(m) * n * (0.2 + static_cast<double>(k) / (storage == Storage::f64 ? 15 : 30));
+  const double cost =
+      200 + static_cast<double>(m) * n * (0.2 + static_cast<double>(k) / (storage == Storage::f64 ? 15 : 30));
   const auto workers = static_cast<double>(torch::stable::get_num_threads());
   const double limit = workers > 1 ? std::max(50e3, cost / (4 * workers)) : 1e300;
   const auto parts = cost > limit ? static_cast<int64_t>(cost / limit) + 1 : 1;
@@ -137,8 +138,8 @@ void rows_linear_cpu(
   const Operands operands = read_operands(tables, rows, type, m, who);
   const LinearKernels& kernels = linear_kernels(active_isa(), storage);
   Room packed, padded;
-  Linear call{m,       n, operands.k, operands.list.data(), static_cast<int64_t>(operands.list.size()),
-              nullptr, nullptr, nullptr, out.stride(0)};
+  Linear call{m,       n,       operands.k, operands.list.data(), static_cast<int64_t>(operands.list.size()),
+              nullptr, nullptr, nullptr,    out.stride(0)};
   call.weight = read_weight(weight, type, storage, n, operands.k, packed, who);
   if (bias.has_value()) {
     require_tensor(*bias, who, "bias");
@@ -170,16 +171,17 @@ void rows_linear_wgrad_cpu(
   const int64_t m = grad.size(0), n = grad.size(1);
   const Operands operands = read_operands(tables, rows, type, m, who);
   check_target(dweight, sums, n, operands.k, who, "dweight");
-  WeightGrad call{m,
-                  n,
-                  operands.k,
-                  grad.const_data_ptr(),
-                  grad.stride(0),
-                  operands.list.data(),
-                  static_cast<int64_t>(operands.list.size()),
-                  dweight.mutable_data_ptr(),
-                  dweight.stride(0),
-                  nullptr};
+  WeightGrad call{
+      m,
+      n,
+      operands.k,
+      grad.const_data_ptr(),
+      grad.stride(0),
+      operands.list.data(),
+      static_cast<int64_t>(operands.list.size()),
+      dweight.mutable_data_ptr(),
+      dweight.stride(0),
+      nullptr};
   if (dbias.has_value()) {
     require_tensor(*dbias, who, "dbias");
     EDGEOPS_CHECK(

@@ -13,8 +13,8 @@ template <class T>
 struct Shape {
   static constexpr int64_t width = kPanelBytes / static_cast<int64_t>(sizeof(T));  // of a panel
   static constexpr int vectors = kPanelBytes / EDGEOPS_VB;
-  static constexpr int most = vectors == 4 ? 3 : 6;                                  // rows of a tile
-  static constexpr int64_t tallest = 576 / static_cast<int64_t>(sizeof(T));           // rows of a compact block: 216 KiB
+  static constexpr int most = vectors == 4 ? 3 : 6;                          // rows of a tile
+  static constexpr int64_t tallest = 576 / static_cast<int64_t>(sizeof(T));  // rows of a compact block: 216 KiB
 };
 
 EDGEOPS_INLINE int64_t ceil_div(int64_t x, int64_t by) {
@@ -26,11 +26,12 @@ EDGEOPS_INLINE int64_t slice_of(int64_t k) {
   return k <= kDeepest ? k : ceil_div(k, ceil_div(k, kDeepest));
 }
 
-// What all tiles of a strip have in common. Panels lie `next` elements apart.
+// What all tiles of a strip have in common. Panels lie `next` elements apart. Rows of a are dense and lie `ar` apart,
+// or are turned: tile after tile, [k][rows of the tile].
 template <class T>
 struct Strip {
   const T* a;
-  int64_t ar, ac;
+  int64_t ar;
   const T* b;
   int64_t next, k;
   const T* bias;  // of the first panel, or nullptr
@@ -39,8 +40,8 @@ struct Strip {
   bool add;
 };
 
-// c[r, :] = (c[r, :] if add) + bias + sum_p a[r * ar + p * ac] * b[p, :], for MR rows and NP panels.
-template <class T, int MR, int NP, bool kUnit>
+// c[r, :] = (c[r, :] if add) + bias + sum_p a[r, p] * b[p, :], for MR rows and NP panels.
+template <class T, int MR, int NP, bool kTurned>
 EDGEOPS_INLINE void linear_tile(const Strip<T>& s, const T* a, T* c) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n, nv = Shape<T>::vectors;
@@ -57,7 +58,7 @@ EDGEOPS_INLINE void linear_tile(const Strip<T>& s, const T* a, T* c) {
     }
   }
   const T* b = s.b;
-  const int64_t ar = s.ar, step = kUnit ? 1 : s.ac, next = s.next, k = s.k;
+  const int64_t ar = kTurned ? 1 : s.ar, step = kTurned ? MR : 1, next = s.next, k = s.k;
 #pragma GCC unroll 2
   for (int64_t p = 0; p < k; ++p) {
     V x[NP * nv];
@@ -89,13 +90,13 @@ EDGEOPS_INLINE void linear_tile(const Strip<T>& s, const T* a, T* c) {
   }
 }
 
-template <class T, int NP, bool kUnit>
+template <class T, int NP, bool kTurned>
 static void linear_rows(int64_t rows, const Strip<T>& s, const T* a, T* c) {
-#define EDGEOPS_ROWS(MR)                                         \
-  case MR:                                                       \
+#define EDGEOPS_ROWS(MR)                                                       \
+  case MR:                                                                     \
     if constexpr (MR <= Shape<T>::most && MR * NP * Shape<T>::vectors <= 12) { \
-      linear_tile<T, MR, NP, kUnit>(s, a, c);                    \
-    }                                                            \
+      linear_tile<T, MR, NP, kTurned>(s, a, c);                                \
+    }                                                                          \
     break;
   switch (rows) {
     EDGEOPS_ROWS(1)
@@ -111,18 +112,18 @@ static void linear_rows(int64_t rows, const Strip<T>& s, const T* a, T* c) {
 }
 
 // All rows of NP panels, in tiles of nearly equal height.
-template <class T, int NP, bool kUnit>
+template <class T, int NP, bool kTurned>
 static void linear_strip(int64_t m, const Strip<T>& s) {
   const int64_t tiles = ceil_div(m, Shape<T>::most), low = m / tiles, higher = m % tiles;
   for (int64_t t = 0, r = 0; t < tiles; ++t) {
     const int64_t rows = low + (t < higher);
-    linear_rows<T, NP, kUnit>(rows, s, s.a + r * s.ar, s.c + r * s.ldc);
+    linear_rows<T, NP, kTurned>(rows, s, s.a + r * (kTurned ? s.k : s.ar), s.c + r * s.ldc);
     r += rows;
   }
 }
 
 // The same for one panel that only `width` columns of the result fill: through a buffer.
-template <class T, bool kUnit>
+template <class T, bool kTurned>
 static void linear_narrow(int64_t m, int64_t width, Strip<T> s) {
   constexpr int64_t w = Shape<T>::width, most = Shape<T>::most;
   T room[most * w];
@@ -133,7 +134,7 @@ static void linear_narrow(int64_t m, int64_t width, Strip<T> s) {
   s.add = false;
   for (int64_t t = 0, i = 0; t < tiles; ++t) {
     const int64_t rows = low + (t < higher);
-    linear_rows<T, 1, kUnit>(rows, s, s.a + i * s.ar, room);
+    linear_rows<T, 1, kTurned>(rows, s, s.a + i * (kTurned ? s.k : s.ar), room);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < width; ++j) {
         T& to = c[(i + r) * ldc + j];
@@ -145,10 +146,10 @@ static void linear_narrow(int64_t m, int64_t width, Strip<T> s) {
 }
 
 // All rows of a block times panels that hold `n` columns.
-template <class T, bool kUnit>
+template <class T, bool kTurned>
 static void linear_panels(int64_t m, int64_t n, Strip<T> s) {
   constexpr int64_t w = Shape<T>::width;
-  constexpr int wide = kUnit ? 8 / Shape<T>::vectors : 1;  // panels of a one-row tile: eight additions in flight
+  constexpr int wide = kTurned ? 1 : 8 / Shape<T>::vectors;  // panels of a one-row tile: eight additions in flight
   constexpr int half = wide > 1 ? wide / 2 : 1;
   const auto move = [&](int64_t panels) {
     n -= panels * w;
@@ -158,24 +159,34 @@ static void linear_panels(int64_t m, int64_t n, Strip<T> s) {
   };
   if constexpr (wide > 1) {
     for (; m == 1 && n >= wide * w; move(wide)) {
-      linear_strip<T, wide, kUnit>(m, s);
+      linear_strip<T, wide, kTurned>(m, s);
     }
     if constexpr (half > 1) {
       for (; m <= 3 && n >= half * w; move(half)) {
-        linear_strip<T, half, kUnit>(m, s);
+        linear_strip<T, half, kTurned>(m, s);
       }
     }
   }
   if constexpr (Shape<T>::vectors == 1) {  // twelve sums in flight here too
     for (; n >= 2 * w; move(2)) {
-      linear_strip<T, 2, kUnit>(m, s);
+      linear_strip<T, 2, kTurned>(m, s);
     }
   }
   for (; n >= w; move(1)) {
-    linear_strip<T, 1, kUnit>(m, s);
+    linear_strip<T, 1, kTurned>(m, s);
   }
   if (n > 0) {
-    linear_narrow<T, kUnit>(m, n, s);
+    linear_narrow<T, kTurned>(m, n, s);
+  }
+}
+
+constexpr int64_t kAhead = 8;  // rows from now that are fetched: their addresses are not guessed by the processor
+
+template <class S>
+EDGEOPS_INLINE void fetch(const S* p, int64_t count) {
+  const char* at = reinterpret_cast<const char*>(p);
+  for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(S)); byte += 64) {
+    __builtin_prefetch(at + byte);
   }
 }
 
@@ -193,6 +204,7 @@ static void gather_rows(
     const int64_t first = p > at ? p : at;
     const int64_t end = p + depth < at + operands[o].width ? p + depth : at + operands[o].width;
     for (int64_t r = 0; first < end && r < height; ++r) {
+      fetch(row_of<typename St::S>(operands[o], i0 + (r + 2 < height ? r + 2 : r)) + first - at, end - first);
       widen<St>(row_of<typename St::S>(operands[o], i0 + r) + first - at, dst + r * ld + first - p, end - first);
     }
   }
@@ -212,7 +224,7 @@ static void linear_run(const Linear& g, const LinearPiece& piece, Scratch scratc
   for (int64_t i = piece.i0; i < piece.i1; i += tallest) {
     const int64_t height = piece.i1 - i < tallest ? piece.i1 - i : tallest;
     S* out = static_cast<S*>(g.out) + i * g.out_row + j;
-    Strip<T> s{block, ld, 1, nullptr, g.k * w, 0, nullptr, wide, n, false};
+    Strip<T> s{block, ld, nullptr, g.k * w, 0, nullptr, wide, n, false};
     if constexpr (direct) {
       s.c = out;
       s.ldc = g.out_row;
@@ -224,7 +236,7 @@ static void linear_run(const Linear& g, const LinearPiece& piece, Scratch scratc
       s.bias = p == 0 && g.bias != nullptr ? static_cast<const T*>(g.bias) + j : nullptr;
       s.add = p > 0;
       gather_rows<St>(g.operands, g.count, i, height, p, s.k, block, ld);
-      linear_panels<T, true>(height, n, s);
+      linear_panels<T, false>(height, n, s);
       p += slice;
     } while (p < g.k);
     for (int64_t r = 0; !direct && r < height; ++r) {
@@ -248,6 +260,7 @@ static void gather_panels(
       const int64_t to = (x - first) / w * w + 4 * w + first, stop = to < high ? to : high;
       for (int64_t q = 0; q < depth; ++q) {
         const S* src = row_of<S>(g.operands[o], s0 + q) + (x - at);
+        fetch(row_of<S>(g.operands[o], s0 + (q + kAhead < depth ? q + kAhead : q)) + (x - at), stop - x);
         for (int64_t y = x; y < stop;) {
           const int64_t within = (y - first) % w, rest = stop - y, some = w - within < rest ? w - within : rest;
           T* dst = panels + (y - first) / w * w * depth + q * w + within;
@@ -271,6 +284,36 @@ static void gather_panels(
   }
 }
 
+// The columns of `depth` rows of grad as the turned rows of tiles, tiles as in `linear_strip`; adds them up into `sum`
+// where it is given.
+template <class St>
+static void turn_rows(
+    const typename St::S* grad, int64_t stride, int64_t depth, int64_t m, typename St::T* dst, typename St::T* room,
+    typename St::T* sum) {
+  typedef typename St::T T;
+  constexpr int64_t most = Shape<T>::most;
+  const int64_t tiles = ceil_div(m, most), low = m / tiles, higher = m % tiles;
+  for (int64_t q = 0; q < depth; ++q) {
+    fetch(grad + (q + kAhead < depth ? q + kAhead : q) * stride, m);
+    const T* row = row_slice<St>(grad + q * stride, m, room);
+    for (int64_t t = 0, r = 0; t < tiles; ++t) {
+      const int64_t rows = low + (t < higher);
+      T* to = dst + r * depth + q * rows;
+      if (rows == most) {
+        __builtin_memcpy(to, row + r, most * sizeof(T));
+      } else {
+        for (int64_t i = 0; i < rows; ++i) {
+          to[i] = row[r + i];
+        }
+      }
+      r += rows;
+    }
+    for (int64_t i = 0; sum != nullptr && i < m; ++i) {
+      sum[i] += row[i];
+    }
+  }
+}
+
 // Slices of m are of one length whatever m is: sums do not depend on how the work was cut.
 template <class St>
 static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scratch) {
@@ -278,44 +321,31 @@ static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scr
   typedef typename St::T T;
   constexpr int64_t w = Shape<T>::width, tallest = Shape<T>::tallest, widest = 32 * w;
   const int64_t last = piece.p1 * w < g.k ? piece.p1 * w : g.k;
-  T* panels = reinterpret_cast<T*>(scratch(0, (widest + tallest) * kDeepest * sizeof(T)));
+  T* panels = reinterpret_cast<T*>(scratch(0, ((widest + tallest) * kDeepest + 2 * tallest) * sizeof(T)));
   T* block = panels + widest * kDeepest;
-  for (int64_t j = piece.p0 * w; j < last; j += widest) {
+  T* room = block + tallest * kDeepest;
+  T* sum = room + tallest;
+  int64_t j = piece.p0 * w;
+  do {  // k may be 0: the bias alone
     const int64_t columns = last - j < widest ? last - j : widest;
+    const bool with_bias = g.dbias != nullptr && j == 0;
     for (int64_t s0 = 0; s0 < g.m; s0 += kDeepest) {
       const int64_t depth = g.m - s0 < kDeepest ? g.m - s0 : kDeepest;
       gather_panels<St>(g, s0, depth, j, columns, panels);
       for (int64_t i = piece.i0; i < piece.i1; i += tallest) {
         const int64_t height = piece.i1 - i < tallest ? piece.i1 - i : tallest;
         const S* grad = static_cast<const S*>(g.grad) + s0 * g.grad_row + i;
-        for (int64_t q = 0; q < depth; ++q) {
-          widen<St>(grad + q * g.grad_row, block + q * height, height);
+        __builtin_memset(sum, 0, height * sizeof(T));
+        turn_rows<St>(grad, g.grad_row, depth, height, block, room, with_bias ? sum : nullptr);
+        for (int64_t x = 0; with_bias && x < height; ++x) {
+          static_cast<T*>(g.dbias)[i + x] += sum[x];
         }
         T* c = static_cast<T*>(g.dweight) + i * g.dweight_row + j;
-        linear_panels<T, false>(
-            height, columns, {block, 1, height, panels, depth * w, depth, nullptr, c, g.dweight_row, true});
+        linear_panels<T, true>(height, columns, {block, 0, panels, depth * w, depth, nullptr, c, g.dweight_row, true});
       }
     }
-  }
-  if (g.dbias == nullptr || piece.p0 != 0) {
-    return;
-  }
-  const int64_t height = piece.i1 - piece.i0;
-  T* sum = reinterpret_cast<T*>(scratch(0, 2 * height * sizeof(T)));
-  T* row = sum + height;
-  T* dbias = static_cast<T*>(g.dbias) + piece.i0;
-  for (int64_t s0 = 0; s0 < g.m; s0 += kDeepest) {
-    __builtin_memset(sum, 0, height * sizeof(T));
-    for (int64_t q = s0; q < s0 + kDeepest && q < g.m; ++q) {
-      const T* x = row_slice<St>(static_cast<const S*>(g.grad) + q * g.grad_row + piece.i0, height, row);
-      for (int64_t i = 0; i < height; ++i) {
-        sum[i] += x[i];
-      }
-    }
-    for (int64_t i = 0; i < height; ++i) {
-      dbias[i] += sum[i];
-    }
-  }
+    j += widest;
+  } while (j < last);
 }
 
 template <class St>
