@@ -165,6 +165,33 @@ def _build_sum(case: Case, device: torch.device) -> Built:
     )
 
 
+def _build_add(case: Case, device: torch.device) -> Built:
+    m, h = case.size["m"], case.size["H"]
+    src, table = torch.randn(m, h, device=device), torch.zeros(2 * m, h, device=device)
+    rows = torch.randint(0, 2 * m, (m,), dtype=torch.int32, device=device)
+    kernel = torch.ops.edgeops._rows_add.default
+
+    def ours() -> Tensor:
+        kernel(src, rows, table.zero_())
+        return table
+
+    def expected() -> Tensor:
+        exact = torch.zeros(2 * m, h, dtype=torch.float64, device=device)
+        TWINS["_rows_add"](src.double(), rows, exact)
+        return exact
+
+    return Built(
+        candidates={
+            OURS: Candidate(ours, note="zeroes the table, as index_add does here"),
+            "index_add_": Candidate(lambda: table.zero_().index_add_(0, rows, src)),
+        },
+        expected=expected,
+        tolerance=1e-5,
+        shapes={"m": m, "H": h},
+        bytes=4.0 * h * 3 * m,
+    )
+
+
 # Op -> its arguments, read by tests/native/batching_samples.py too:
 # k is [m, k H], "t" a table with its row list, "2x" is [2 m, H]
 CELLS: dict[str, tuple[int | str, ...]] = {
@@ -261,6 +288,15 @@ WORKLOADS = (
         "index_select + index_add",
         _sum_cases,
         _build_sum,
+    ),
+    Workload(
+        "rows_add",
+        ("_rows_add",),
+        "rows added to listed rows of a table",
+        OURS,
+        "index_add_",
+        _sum_cases,
+        _build_add,
     ),
     Workload(
         "cells",

@@ -19,6 +19,8 @@ from edgeops import _native
 from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, Ragged
 
+_WIDE = (torch.float32, torch.float64)
+_rows_add = torch.ops.edgeops._rows_add
 _ALL = torch.empty(0, dtype=torch.int32)  # all rows of a table, for the native kernels
 
 
@@ -84,10 +86,13 @@ class Batch:
             return
         tables = flush.tables
         tables.reach(makers)
+        table = tables.grad(number)
         if first >= 0:
-            tables.grad(number)[first : first + count] += grad
+            table[first : first + count] += grad
+        elif table.dtype in _WIDE and table.device.type == "cpu":
+            _rows_add(grad.flatten(1) if grad.dim() != 2 else grad, flush.rows[at : at + count], table.flatten(1))
         else:
-            tables.grad(number).index_add_(0, flush.rows[at : at + count], grad)
+            table.index_add_(0, flush.rows[at : at + count], grad)
 
 
 class Flush:

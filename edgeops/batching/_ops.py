@@ -23,6 +23,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "_rows_linear": twin.rows_linear_reference,
     "_rows_linear_pack": twin.rows_linear_pack_reference,
     "_rows_linear_wgrad": twin.rows_linear_wgrad_reference,
+    "_rows_add": twin.rows_add_reference,
     "_rows_sum": twin.rows_sum_reference,
     "_lstm_cell_fwd": twin.lstm_cell_fwd_reference,
     "_lstm_cell_bwd": twin.lstm_cell_bwd_reference,

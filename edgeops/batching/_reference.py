@@ -63,6 +63,11 @@ def rows_linear_wgrad_reference(
         dbias.add_(wide.sum(0))
 
 
+def rows_add_reference(src: Tensor, rows: Tensor, out: Tensor) -> None:
+    """`out[rows[i]] += src[i]`, in the order of i."""
+    out.index_add_(0, torch.arange(len(src), device=src.device) if rows.numel() == 0 else rows, src)
+
+
 def rows_sum_reference(src: Tensor, starts: Tensor, index: Tensor, out: Tensor, add: bool = False) -> None:
     """`out[i] (+)= sum of src[index[j]] for j in starts[i]:starts[i + 1]`."""
     lists = torch.repeat_interleave(torch.arange(len(out), device=out.device), starts.diff())

@@ -33,6 +33,7 @@ class Session:
         self._outside: list[Tensor] = []
         self._tables = Tables()
         self._token: Tensor | None = None
+        self._failure: Exception | None = None
         self._former: list[Any] = []
         self.scheduler = scheduler
         self.report = Report()
@@ -55,6 +56,9 @@ class Session:
 
     def flush(self) -> None:
         """Run everything that is recorded and not run yet. Asking for a result does it by itself."""
+        if self._failure is not None:
+            rule, advice = "a session ends with the first failing cell", "Mend the cell, and record in a new session."
+            raise RuntimeError(message(_WHO, rule, repr(self._failure), advice)) from self._failure
         recording = self._recording
         if recording.pending == 0:
             return
@@ -66,7 +70,11 @@ class Session:
         self._tables.reserve(used)
         bodies = {v: recording.cell(v) for v in variants}
         flush = Flush(self._tables, bodies, batches, rows, numbers, starts, [self._outside[i] for i in tensors])
-        self._token = flush.run(self._token)
+        try:
+            self._token = flush.run(self._token)
+        except Exception as error:
+            self._failure = error  # its results were never written: they must not be read
+            raise
         self.report.add_flush(len(types), len(variants), len(batches), scheduled - begin, scheduled)
 
     def stack(self, values: Sequence[Any]) -> Tensor:

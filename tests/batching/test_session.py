@@ -280,7 +280,7 @@ def test_hidden_parameters_are_refused() -> None:
             s.tensor(c(torch.ones(2, requires_grad=True)))
 
 
-def test_a_failing_cell_says_so_and_loses_nothing() -> None:
+def test_a_failing_cell_says_so_and_ends_the_session() -> None:
     @batching.cell
     def picky(x: Tensor) -> Tensor:
         if (x < 0).any():
@@ -288,7 +288,9 @@ def test_a_failing_cell_says_so_and_loses_nothing() -> None:
         return x.sqrt()
 
     with batching.session() as s:
-        picky(torch.tensor([4.0]))
+        fine = picky(torch.tensor([4.0]))
         v = picky(torch.tensor([-1.0]))
     with pytest.raises(ArithmeticError, match="negative"):
         s.tensor(v)
+    with pytest.raises(RuntimeError, match=r"ends with the first failing cell; got ArithmeticError"):
+        s.tensor(fine)

@@ -59,6 +59,13 @@ def _sum() -> list[Call]:
     ]
 
 
+def _add() -> list[Call]:
+    return [
+        ((normal(6, 11), rows_of(6, 1), normal(9, 11, seed=1)), {}),
+        ((normal(5, 11)[:, 1:], torch.empty(0, dtype=torch.int32), normal(5, 10, seed=1)), {}),
+    ]
+
+
 H = 11
 
 
@@ -86,6 +93,7 @@ BATCHING: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
     "_rows_linear": (_linear, _LINEAR, "_rows_linear"),
     "_rows_linear_pack": (_pack, _LINEAR, "_rows_linear"),
     "_rows_linear_wgrad": (_wgrad, _LINEAR, "_rows_linear_wgrad"),
+    "_rows_add": (_add, "test_batching_cells.py::test_rows_add", "_rows_add"),
     "_rows_sum": (_sum, "test_batching_cells.py::test_rows_sum", "_rows_sum"),
     **{name: (_cell(*layout), _CELLS, name) for name, layout in CELLS.items()},
 }

@@ -83,6 +83,20 @@ def test_rows_sum(g: torch.Generator, dtype: torch.dtype, counts: list[int], wid
     torch.testing.assert_close(out.double(), want, rtol=eps, atol=40 * eps)
 
 
+@given(seeds(), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 9), widths)
+def test_rows_add(g: torch.Generator, dtype: torch.dtype, m: int, width: int) -> None:
+    """Rows named several times, NaN in one summand stays in its row."""
+    src, out = segment(normal(g, m, width, dtype=dtype)), segment(normal(g, 6, width, dtype=dtype))
+    rows = picked(g, m, 5)
+    if m:
+        src[0] = torch.nan
+    want = out.to(torch.float64, copy=True)
+    TWINS["_rows_add"](src.double(), rows, want)
+    kernel("_rows_add", src, rows, out)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(out.double(), want, rtol=eps, atol=40 * eps, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", CELLS)
 @given(g=seeds(), dtype=floats(), m=st.integers(0, 9), h=widths, bad=st.booleans())
 def test_cells(name: str, g: torch.Generator, dtype: torch.dtype, m: int, h: int, bad: bool) -> None:
