@@ -84,7 +84,7 @@ class Learner {
       exploration_ = std::max(how_.least_exploration, how_.decay * exploration_);
       if (it % how_.check_every == 0 || it == how_.iterations) {
         best.iterations = it;
-        Policy policy = greedy(symbols);
+        Policy policy = greedy();
         const int64_t batches = schedule_fsm(graph_, keys_, policy).batches();
         if (batches < best.batches) {
           best.batches = batches;
@@ -151,7 +151,7 @@ class Learner {
     }
   }
 
-  Policy greedy(const Symbols& symbols) const {
+  Policy greedy() const {
     Policy policy = policy_;
     for (const auto& [state, entry] : table_) {
       policy.actions.emplace(state, entry.symbols[entry.argmax()]);
