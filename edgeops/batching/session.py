@@ -63,19 +63,20 @@ class Session:
         if recording.pending == 0:
             return
         begin = time.perf_counter()
-        types, arg_start, args, lone, variants = recording.graph()
-        plan = schedule(Graph(types, arg_start, args, lone=lone.nonzero()[0].tolist()), self.scheduler)
+        native, variants = recording.graph()
+        bodies = {v: recording.cell(v) for v in variants}
+        graph = Graph._of_native(native, tuple(f"{bodies[v].name} {v}".encode() for v in variants))
+        plan = schedule(graph, self.scheduler)
         batches, rows, numbers, tensors, starts, used = recording.place(plan.order, plan.start)
         scheduled = time.perf_counter()
         self._tables.reserve(used)
-        bodies = {v: recording.cell(v) for v in variants}
         flush = Flush(self._tables, bodies, batches, rows, numbers, starts, [self._outside[i] for i in tensors])
         try:
             self._token = flush.run(self._token)
         except Exception as error:
             self._failure = error  # its results were never written: they must not be read
             raise
-        self.report.add_flush(len(types), len(variants), len(batches), scheduled - begin, scheduled)
+        self.report.add_flush(len(graph), len(variants), len(batches), scheduled - begin, scheduled)
 
     def stack(self, values: Sequence[Any]) -> Tensor:
         """Values of one shape as a tensor `[n, ...]`, in their order; differentiable.

@@ -22,14 +22,12 @@ py::array_t<T> array_of(std::vector<T>&& values) {
 
 py::tuple graph_of(const Recording& r) {
   std::vector<const Variant*> variants;
-  Graph g = r.recorder.graph(variants);
+  auto graph = std::make_shared<Graph>(r.recorder.graph(variants));
   py::list ids;
   for (const Variant* v : variants) {
     ids.append(v->id);
   }
-  return py::make_tuple(
-      array_of(std::move(g.type)), array_of(std::move(g.arg_start)), array_of(std::move(g.args)),
-      array_of(std::move(g.lone)), ids);
+  return py::make_tuple(graph, ids);
 }
 
 py::tuple batch_tuple(const PlacedBatch& b) {
@@ -101,7 +99,7 @@ void bind_record(py::module_& m) {
   add_cell_types(m);
   py::class_<Recording>(m, "Recording", py::dynamic_attr(), "What a session has recorded.")
       .def(py::init<>())
-      .def("graph", graph_of, "(type, arg_start, args, lone, variant of each type) of the calls since the last flush.")
+      .def("graph", graph_of, "(graph, variant of each type) of the calls since the last flush.")
       .def("place", place, "Table rows for a schedule's results, and the operand rows of its batches; ends the flush.")
       .def("locate", locate, "(table rows, class, batches) of values that have been flushed.")
       .def("cell", [](const Recording& r, int32_t variant) { return r.cells[variant]; })
