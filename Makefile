@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -q -c co
 WORKERS := 2
 NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
+.PHONY: dynet tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: constraints-dev.txt
@@ -88,3 +88,8 @@ gpu:
 
 clean:
 	rm -rf build *.egg-info edgeops/*.so edgeops/triton_kernels
+
+# the peer of bench/batching/tree_lstm.py, in an environment of its own
+dynet:
+	test -x .venv-dynet/bin/python || $(PYTHON) -m venv .venv-dynet
+	.venv-dynet/bin/python -m pip install --quiet --disable-pip-version-check dynet38 cython

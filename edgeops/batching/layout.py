@@ -197,6 +197,4 @@ def _layout(native: _Native, batches: Sequence[Sequence[Sequence[int]]]) -> Layo
             placed = kind in ("in_place", "broadcast") and len(operand) > 0 and operand[0] >= 0
             row.append(Verdict(kind, reason, min(position[v] for v in operand) if placed else None))
         verdicts.append(tuple(row))
-    return Layout(
-        tuple(order), tuple(position), tuple(map(tuple, members)), tuple(verdicts), copies, copied, minimal
-    )
+    return Layout(tuple(order), tuple(position), tuple(map(tuple, members)), tuple(verdicts), copies, copied, minimal)
