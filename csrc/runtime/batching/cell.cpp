@@ -161,7 +161,8 @@ class Sequences {
     }
     std::erase_if(all, [](const Candidate& c) { return c.ready.empty(); });
     const auto share = [](const Candidate& c) { return static_cast<double>(c.ready.size()) / c.sources; };
-    std::stable_sort(all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return share(a) > share(b); });
+    std::stable_sort(
+        all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return share(a) > share(b); });
     if (!all.empty() && static_cast<int32_t>(all[0].ready.size()) == all[0].sources) {
       all.resize(1);
     }
