@@ -134,6 +134,10 @@ def plan_cell(cell: CellGraph, *, place_inputs: bool = False) -> CellPlan:
         place_inputs: lay the inputs out with the results (for a cell whose inputs are brought into its memory anyway).
             Otherwise they stay where they are, and an operand that mixes them, or has one among results, is copied.
 
+    Returns:
+        The fewest batches, each of all operations of a type that are ready (an output alone); of equally short
+        sequences the one with the fewest copies, then the fewest copied elements, as far as the search gets.
+
     Raises:
         TypeError: `cell` is not a `CellGraph`.
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeops.batching._static_cells import CELLS
-from edgeops.batching.layout import MAX_OPS
+from edgeops.batching.layout import MAX_OPS, plan_layout
 from edgeops.batching.static_cell import CellGraph, CellPlan, plan_cell
 from tests.batching.test_layout import verify
 from tests.messages import refused
@@ -121,6 +121,43 @@ def test_random_cells_have_the_fewest_batches() -> None:
         check_plan(plan, False)
         assert plan.fewest
         assert len(plan.batches) == fewest_batches(cell), cell
+
+
+def shortest_sets_of_batches(cell: CellGraph, length: int) -> list[list[tuple[int, ...]]]:
+    """Every way to run the cell in `length` batches, each of all operations of a type that are ready."""
+    index = {op.name: i for i, op in enumerate(cell.ops)}
+    needs = [sum(1 << index[a] for a in set(op.args) if a in index) for op in cell.ops]
+    kinds = [(op.type, op.name if op.name in cell.outputs else "") for op in cell.ops]
+    found: set[tuple[tuple[int, ...], ...]] = set()
+
+    def run(done: int, batches: list[tuple[int, ...]]) -> None:
+        if done == (1 << len(needs)) - 1:
+            found.add(tuple(sorted(batches)))
+        elif len(batches) < length:
+            ready = [i for i in range(len(needs)) if not done >> i & 1 and needs[i] & ~done == 0]
+            for kind in sorted({kinds[i] for i in ready}):
+                members = tuple(i for i in ready if kinds[i] == kind)
+                run(done | sum(1 << m for m in members), [*batches, members])
+
+    run(0, [])
+    return [list(batches) for batches in found]
+
+
+def test_of_equally_short_sequences_the_best_layout_is_taken() -> None:
+    generator = random.Random(1)
+    differ = 0
+    for _ in range(150):
+        cell = random_cell(generator, generator.randint(3, 10), generator.randint(2, 4))
+        plan = plan_cell(cell, place_inputs=True)
+        ids = {name: i for i, name in enumerate(plan.names)}
+        args = [[ids[a] for a in op.args] for op in cell.ops]
+        costs = []
+        for batches in shortest_sets_of_batches(cell, len(plan.batches)):
+            layout = plan_layout(len(ids), [[list(b), *map(list, zip(*(args[v] for v in b)))] for b in batches])
+            costs.append((layout.copies, layout.copied_elements))
+        assert (plan.layout.copies, plan.layout.copied_elements) == min(costs), cell
+        differ += min(costs) != max(costs)
+    assert differ >= 5, "the cells drawn must put the choice to a test"
 
 
 @given(st.integers(0, 2**31), st.integers(0, 30), st.integers(1, 5), st.booleans())
