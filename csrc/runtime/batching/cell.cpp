@@ -212,17 +212,17 @@ std::vector<Batch> operands_of(const Cell& cell, const Sequence& sequence) {
 
 CellPlan plan_cell(const Cell& cell, int64_t effort) {
   const auto variables = static_cast<int32_t>(cell.type.size()) + cell.inputs;
-  Sequences sequences(cell, effort);
+  Sequences sequences(cell, effort / 2);
   CellPlan best;
   best.batches = sequences.shortest();
-  best.layout = plan_layout(variables, operands_of(cell, best.batches), effort);
+  best.layout = plan_layout(variables, operands_of(cell, best.batches), effort / 4);
   best.fewest = sequences.fewest();
   if (best.layout.copies == 0) {
     return best;
   }
   const std::vector<Sequence>& ties = sequences.ties();
   for (size_t i = 1; i < ties.size(); ++i) {
-    Layout layout = plan_layout(variables, operands_of(cell, ties[i]), effort / static_cast<int64_t>(ties.size()));
+    Layout layout = plan_layout(variables, operands_of(cell, ties[i]), effort / 4 / static_cast<int64_t>(ties.size()));
     if (std::pair(layout.copies, layout.copied) < std::pair(best.layout.copies, best.layout.copied)) {
       best.batches = ties[i];
       best.layout = std::move(layout);
