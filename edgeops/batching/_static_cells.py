@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cells of the literature as data: one entry per affine map, sum, product and activation, as their authors write."""
+"""The cells of the literature as data: one entry per affine map, sum, product and activation."""
 
 from __future__ import annotations
 
@@ -60,13 +60,16 @@ def treelstm_internal() -> CellGraph:
 
 
 def treegru() -> CellGraph:
-    """Inner node of a binary TreeGRU: reset gates l and r of the children, update gate z, candidate n."""
+    """Inner node of a binary TreeGRU: reset gates l and r of the children, update gate z, candidate n.
+
+    The sum of the children has a type of its own: among the sums of the gates it would save a batch and cost a copy.
+    """
     gates = "lrz"
     ops = [_affine(f"a{g}", f"U{g}", "h_left") for g in gates] + [_affine(f"b{g}", f"V{g}", "h_right") for g in gates]
     ops += [(f"s{g}", "add", (f"a{g}", f"b{g}")) for g in gates] + [(g, "sigmoid", (f"s{g}",)) for g in gates]
     ops += [("lh", "mul", ("l", "h_left")), ("rh", "mul", ("r", "h_right"))]
     ops += [_affine("nl", "Un", "lh"), _affine("nr", "Vn", "rh"), ("sn", "add", ("nl", "nr")), ("n", "tanh", ("sn",))]
-    ops += [("m", "add", ("h_left", "h_right")), ("d", "sub", ("m", "n")), ("zd", "mul", ("z", "d"))]
+    ops += [("m", "sum_children", ("h_left", "h_right")), ("d", "sub", ("m", "n")), ("zd", "mul", ("z", "d"))]
     ops += [("h_new", "add", ("n", "zd"))]
     return CellGraph(ops, ["h_left", "h_right"], _weights(ops), ["h_new"])
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from edgeops import _runtime
 from edgeops._common import describe, message
+from edgeops._runtime import batching as runtime
 
 EXTERNAL = -1
 """A tensor from outside that is stored as its batch reads it, such as fused weights. Lower ids (-2, -3, ...) are single
@@ -106,7 +106,7 @@ def plan_layout(variables: int, batches: Sequence[Sequence[Sequence[int]]]) -> L
     who = "plan_layout"
     count = _number(who, "variables", variables)
     checked = _batches(who, batches, count)
-    return _layout(_runtime.batching.plan_layout(count, checked, _EFFORT), checked)
+    return _layout(runtime.plan_layout(count, checked, _EFFORT), checked)
 
 
 def judge_order(order: Sequence[int], batches: Sequence[Sequence[Sequence[int]]]) -> Layout:
@@ -132,7 +132,7 @@ def judge_order(order: Sequence[int], batches: Sequence[Sequence[Sequence[int]]]
         )
     _number(who, "the length of order", len(ids))
     checked = _batches(who, batches, len(ids))
-    return _layout(_runtime.batching.judge_order(ids, checked), checked)
+    return _layout(runtime.judge_order(ids, checked), checked)
 
 
 def _number(who: str, name: str, value: int) -> int:
@@ -173,7 +173,10 @@ def _batches(who: str, batches: Sequence[Sequence[Sequence[int]]], variables: in
     return result
 
 
-def _sequence(who: str, name: str, value: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+_T = TypeVar("_T")
+
+
+def _sequence(who: str, name: str, value: Sequence[_T]) -> list[_T]:
     try:
         return list(value)
     except TypeError:
@@ -181,10 +184,10 @@ def _sequence(who: str, name: str, value: Sequence[Sequence[int]]) -> list[Seque
         raise TypeError(message(who, rule, describe(value), "Nest them: batches, operands, ids.")) from None
 
 
-_Native = tuple[list[int], list[list[int]], list[list[int]], int, int, bool]
+_Planned = tuple[list[int], list[list[int]], list[list[int]], int, int, bool]
 
 
-def _layout(native: _Native, batches: Sequence[Sequence[Sequence[int]]]) -> Layout:
+def _layout(native: _Planned, batches: Sequence[Sequence[Sequence[int]]]) -> Layout:
     order, members, codes, copies, copied, minimal = native
     position = [0] * len(order)
     for place, variable in enumerate(order):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from edgeops import _runtime
 from edgeops._common import describe, message
+from edgeops._runtime import batching as runtime
 from edgeops.batching.layout import _EFFORT, EXTERNAL, MAX_OPS, Layout, _layout
 
 
@@ -134,6 +134,10 @@ def plan_cell(cell: CellGraph, *, place_inputs: bool = False) -> CellPlan:
         place_inputs: lay the inputs out with the results (for a cell whose inputs are brought into its memory anyway).
             Otherwise they stay where they are, and an operand that mixes them, or has one among results, is copied.
 
+    Returns:
+        The fewest batches, each of all operations of a type that are ready (an output alone); of equally short
+        sequences the one with the fewest copies, then the fewest copied elements, as far as the search gets.
+
     Raises:
         TypeError: `cell` is not a `CellGraph`.
 
@@ -156,7 +160,7 @@ def plan_cell(cell: CellGraph, *, place_inputs: bool = False) -> CellPlan:
     type_of = [types.setdefault((op.type, op.name if op.name in cell.outputs else ""), len(types)) for op in cell.ops]
     args = [[ids[a] for a in op.args] for op in cell.ops]
     placed = list(cell.inputs) if place_inputs else []
-    batches, native, fewest = _runtime.batching.plan_cell(len(placed), type_of, args, _EFFORT)
+    batches, native, fewest = runtime.plan_cell(len(placed), type_of, args, _EFFORT)
     operands = [[list(b), *(list(slot) for slot in zip(*(args[v] for v in b)))] for b in batches]
     named = tuple(tuple(names[v] for v in b) for b in batches)
     return CellPlan(cell, named, (*names, *placed), _layout(native, operands), fewest)

@@ -150,8 +150,7 @@ void Arrangement::write_keys(const Nodes& operand, Nodes& keys) {
 }
 
 // Walks the parts of two operands side by side. False where their structures differ or `visit` returns false.
-bool Arrangement::match(
-    const Nodes& first, const Nodes& second, const std::function<bool(const Pairing&)>& visit) {
+bool Arrangement::match(const Nodes& first, const Nodes& second, const std::function<bool(const Pairing&)>& visit) {
   struct Frame {
     int32_t first;
     Nodes left;
@@ -181,8 +180,7 @@ bool Arrangement::match(
       const size_t j = !pairing.permutation.empty() ? static_cast<size_t>(pairing.permutation[i])
                        : pairing.reversed           ? top.left.size() - 1 - i
                                                     : i;
-      stack.push_back(
-          {top.left[i], tree_.node(top.left[i]).children, top.right[j], tree_.node(top.right[j]).children});
+      stack.push_back({top.left[i], tree_.node(top.left[i]).children, top.right[j], tree_.node(top.right[j]).children});
     }
   }
   return true;
@@ -249,8 +247,7 @@ bool Arrangement::link(const Pairing& pairing) {
   const Relation first = relation(pairing.first);
   const Relation second = relation(pairing.second);
   const bool reversed = first.reversed ^ pairing.reversed ^ second.reversed;
-  Nodes permutation =
-      compose(inverse(second.permutation), compose(pairing.permutation, first.permutation));
+  Nodes permutation = compose(inverse(second.permutation), compose(pairing.permutation, first.permutation));
   if (first.root != second.root) {
     follow_[second.root] = {first.root, reversed, std::move(permutation)};
     return true;

@@ -26,8 +26,8 @@ void check_ids(const std::vector<int32_t>& ids, int32_t lowest, int32_t variable
   for (const int32_t id : ids) {
     if (id < lowest || id >= variables) {
       throw std::invalid_argument(
-          "layout: ids must be below " + std::to_string(variables) + (lowest < 0 ? "" : " and not negative") + "; got " +
-          std::to_string(id) + ". Number the variables from 0.");
+          "layout: ids must be below " + std::to_string(variables) + (lowest < 0 ? "" : " and not negative") +
+          "; got " + std::to_string(id) + ". Number the variables from 0.");
     }
   }
 }
@@ -53,7 +53,8 @@ void check_cell(const Cell& cell) {
     fine = cell.type[v] >= 0 && cell.type[v] < size &&
            arity.try_emplace(cell.type[v], cell.args[v].size()).first->second == cell.args[v].size();
     check_ids(cell.args[v], kAnyExternal, size + cell.inputs);
-    fine = fine && std::none_of(cell.args[v].begin(), cell.args[v].end(), [&](int32_t a) { return a >= v && a < size; });
+    fine =
+        fine && std::none_of(cell.args[v].begin(), cell.args[v].end(), [&](int32_t a) { return a >= v && a < size; });
   }
   if (!fine) {
     throw std::invalid_argument(

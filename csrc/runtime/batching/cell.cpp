@@ -43,15 +43,21 @@ class Sequences {
     }
   }
 
-  // Distinct sets of batches of the least number found, the first one found first.
-  std::vector<Sequence> run() {
+  // The sequence of the least number of batches found.
+  Sequence shortest() {
     descend();
     fewest_ = effort_ > 0;
+    return found_.front();
+  }
+
+  // After that: sequences as short that differ in which operations run together; the first is the one above.
+  const std::vector<Sequence>& ties() {
     ties_ = true;
-    effort_ = std::max<int64_t>(effort_, 0);
-    seen_.clear();
+    effort_ = std::max<int64_t>(effort_, 0) / 4;
+    found_.resize(1);
+    distinct_ = {batches_of(found_[0])};
     descend();
-    return std::move(found_);
+    return found_;
   }
 
   bool fewest() const {
@@ -87,10 +93,11 @@ class Sequences {
     }
   }
 
-  // While the least number is sought: whether these operations were done in fewer batches than ever.
+  // While the least number is sought: whether these operations were done in fewer batches than ever. Among ties:
+  // whether they were not done in these batches before, in another order.
   bool improves() {
     if (ties_) {
-      return true;
+      return partial_.insert(batches_of(sequence_)).second;
     }
     const auto [at, fresh] = seen_.try_emplace(done_, sequence_.size());
     if (!fresh && at->second <= sequence_.size()) {
@@ -105,13 +112,15 @@ class Sequences {
     if (length < shortest_) {
       shortest_ = length;
       found_.clear();
-      distinct_.clear();
     }
-    Sequence key = sequence_;
-    std::sort(key.begin(), key.end());
-    if (length == shortest_ && distinct_.insert(std::move(key)).second) {
+    if (distinct_.insert(batches_of(sequence_)).second || found_.empty()) {
       found_.push_back(sequence_);
     }
+  }
+
+  static Sequence batches_of(Sequence sequence) {
+    std::sort(sequence.begin(), sequence.end());
+    return sequence;
   }
 
   // At least so many batches: the longest chain of every type among what is left.
@@ -137,7 +146,7 @@ class Sequences {
   }
 
   // Types that are ready, the most complete first. A type whose operations that wait for none of their kind are all
-  // ready loses nothing by running now, so it is the only candidate.
+  // ready loses no batch by running now: it is the only candidate, unless ties are sought.
   std::vector<Candidate> candidates() const {
     std::vector<Candidate> all(types_);
     for (int32_t v = 0; v < size_; ++v) {
@@ -161,8 +170,9 @@ class Sequences {
     }
     std::erase_if(all, [](const Candidate& c) { return c.ready.empty(); });
     const auto share = [](const Candidate& c) { return static_cast<double>(c.ready.size()) / c.sources; };
-    std::stable_sort(all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return share(a) > share(b); });
-    if (!all.empty() && static_cast<int32_t>(all[0].ready.size()) == all[0].sources) {
+    std::stable_sort(
+        all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return share(a) > share(b); });
+    if (!ties_ && !all.empty() && static_cast<int32_t>(all[0].ready.size()) == all[0].sources) {
       all.resize(1);
     }
     return all;
@@ -179,7 +189,8 @@ class Sequences {
   Bits done_;
   Sequence sequence_;
   std::vector<Sequence> found_;
-  std::set<Sequence> distinct_;
+  std::set<Sequence> distinct_;  // of those found
+  std::set<Sequence> partial_;   // beginnings of ties
   std::unordered_map<Bits, size_t> seen_;
 };
 
@@ -200,19 +211,23 @@ std::vector<Batch> operands_of(const Cell& cell, const Sequence& sequence) {
 }  // namespace
 
 CellPlan plan_cell(const Cell& cell, int64_t effort) {
-  Sequences sequences(cell, effort);
-  const std::vector<Sequence> found = sequences.run();
   const auto variables = static_cast<int32_t>(cell.type.size()) + cell.inputs;
+  Sequences sequences(cell, effort / 2);
   CellPlan best;
-  for (const Sequence& sequence : found) {
-    Layout layout = plan_layout(variables, operands_of(cell, sequence), effort / static_cast<int64_t>(found.size()));
-    const bool first = best.layout.members.empty() && best.batches.empty();
-    if (first || std::pair(layout.copies, layout.copied) < std::pair(best.layout.copies, best.layout.copied)) {
-      best.batches = sequence;
+  best.batches = sequences.shortest();
+  best.layout = plan_layout(variables, operands_of(cell, best.batches), effort / 4);
+  best.fewest = sequences.fewest();
+  if (best.layout.copies == 0) {
+    return best;
+  }
+  const std::vector<Sequence>& ties = sequences.ties();
+  for (size_t i = 1; i < ties.size(); ++i) {
+    Layout layout = plan_layout(variables, operands_of(cell, ties[i]), effort / 4 / static_cast<int64_t>(ties.size()));
+    if (std::pair(layout.copies, layout.copied) < std::pair(best.layout.copies, best.layout.copied)) {
+      best.batches = ties[i];
       best.layout = std::move(layout);
     }
   }
-  best.fewest = sequences.fewest();
   return best;
 }
 

@@ -13,7 +13,7 @@ namespace edgeops::batching {
 // variables (V..V+inputs-1), or external (see layout.h).
 struct Cell {
   int32_t inputs = 0;
-  std::vector<int32_t> type;                // operations of one type may run together; equal numbers of arguments
+  std::vector<int32_t> type;  // operations of one type may run together; equal numbers of arguments
   std::vector<std::vector<int32_t>> args;
 };
 

@@ -91,9 +91,9 @@ std::vector<Choice> choices_of(const std::vector<Batch>& batches) {
       if (operand.size() < 2 || nature(operand) != Verdict::kInPlace) {
         continue;
       }
-      const auto same = std::find_if(choices.begin() + static_cast<int64_t>(first), choices.end(), [&](const Choice& c) {
-        return c.operand.variables == operand;
-      });
+      const auto same = std::find_if(
+          choices.begin() + static_cast<int64_t>(first), choices.end(),
+          [&](const Choice& c) { return c.operand.variables == operand; });
       const Cost cost = cost_of(operand.size());
       if (same != choices.end()) {
         same->cost += cost;

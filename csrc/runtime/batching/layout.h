@@ -25,12 +25,12 @@ enum class Verdict : uint8_t {
 };
 
 struct Layout {
-  std::vector<int32_t> order;                   // [n] variables as they stand in memory
-  std::vector<std::vector<int32_t>> members;    // per batch: its members in memory order
-  std::vector<std::vector<Verdict>> verdicts;   // per batch and operand
-  int64_t copies = 0;                           // operands with a kCopy verdict
-  int64_t copied = 0;                           // and their members
-  bool minimal = false;                         // proven: no order needs fewer copies
+  std::vector<int32_t> order;                  // [n] variables as they stand in memory
+  std::vector<std::vector<int32_t>> members;   // per batch: its members in memory order
+  std::vector<std::vector<Verdict>> verdicts;  // per batch and operand
+  int64_t copies = 0;                          // operands with a kCopy verdict
+  int64_t copied = 0;                          // and their members
+  bool minimal = false;                        // proven: no order needs fewer copies
 };
 
 // Verdicts of a given order, proven operand by operand. Every input is fine that has equal operand lengths within a

@@ -114,8 +114,8 @@ class Search {
 
   bool add_all(Arrangement& arrangement, const Set& set) {
     const int64_t before = arrangement.steps();
-    const bool demanded = std::all_of(
-        set.begin(), set.end(), [&](int32_t i) { return arrangement.demand(choices_[i].operand); });
+    const bool demanded =
+        std::all_of(set.begin(), set.end(), [&](int32_t i) { return arrangement.demand(choices_[i].operand); });
     const bool possible = demanded && arrangement.close();
     effort_ -= arrangement.steps() - before;
     return possible;
