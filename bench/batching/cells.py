@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.registry import Built, Candidate, Case, Workload
 from edgeops.batching._ops import TWINS
 
-OURS, GATHER, ROOF = "edgeops", "index_select + addmm", "addmm on ready rows"
+OURS, GATHER, ROOF = "edgeops", "index_select + product", "product of ready rows"
 TABLE = 4096  # rows
 Make = Callable[..., Tensor]
 

@@ -78,6 +78,9 @@ class Call {
   }
 
   void run(Cell cell) {
+    if (m_ == 0 || h_ == 0) {  // nothing may have no memory to point into
+      return;
+    }
     const CellRun kernel = cell_kernels(active_isa(), storage_).run[static_cast<int>(cell)];
     const double each = storage_ == Storage::f64 ? 20 : 2;
     run_rows(m_, each * static_cast<double>(h_), [&](int64_t begin, int64_t end) {

@@ -340,6 +340,9 @@ static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scr
         for (int64_t x = 0; with_bias && x < height; ++x) {
           static_cast<T*>(g.dbias)[i + x] += sum[x];
         }
+        if (columns <= 0) {
+          continue;
+        }
         T* c = static_cast<T*>(g.dweight) + i * g.dweight_row + j;
         linear_panels<T, true>(height, columns, {block, 0, panels, depth * w, depth, nullptr, c, g.dweight_row, true});
       }

@@ -57,7 +57,7 @@ def _check(tables: Sequence[Tensor], rows: Sequence[Tensor], weight: Tensor, bia
 def rows_linear_cuda(
     tables: Sequence[Tensor], rows: Sequence[Tensor], weight: Tensor, bias: Tensor | None, out: Tensor
 ) -> None:
-    """`_rows_linear` on a GPU: one Triton launch for one or two tables, otherwise the twin. No packed form is needed."""
+    """`_rows_linear` on a GPU: one Triton launch for one or two tables, otherwise the twin. Weights need no packing."""
     _check(tables, rows, weight, bias, out)
     if weight.dim() == 3 or len(tables) > 2 or weight.dtype != out.dtype or list(why_not_triton_rows(out)):
         twin.rows_linear_reference(tables, rows, weight, bias, out)

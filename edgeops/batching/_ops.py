@@ -74,6 +74,8 @@ def register() -> torch.library.Library:
         qualified = f"{_native.NAMESPACE}::{name}"
         torch.library.register_fake(qualified, FAKES.get(name, _writes_only), lib=library)
         mutable = op.default._schema.is_mutable
+        if mutable:  # saves looking for gradients that there are none of: 2 us a call
+            library.impl(name, torch.library.fallthrough_kernel, "Autograd")
         rule = refuse_vmap(name) if mutable else _native.loop_vmap(op)
         torch.library.register_vmap(qualified, rule, lib=library)
     register_cuda(library)
