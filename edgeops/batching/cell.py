@@ -195,7 +195,7 @@ def leaves_of(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor
     """Leaves that want gradients and that results reach without passing a known tensor."""
     stop = {id(x) if x.grad_fn is None else id(x.grad_fn) for x in known}
     found: list[Tensor] = []
-    stack = [y.grad_fn for y in results if y.grad_fn is not None]
+    stack: list[Any] = [y.grad_fn for y in results if y.grad_fn is not None]
     seen: set[Any] = set()
     while stack:
         node = stack.pop()

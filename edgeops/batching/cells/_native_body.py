@@ -22,7 +22,7 @@ class NativeBody(Body):
     """A body of kernels; `run` is its readable twin, used outside of sessions and for unusual dtypes."""
 
     def __init__(self, module: nn.Module, run: Callable[..., Any], name: str) -> None:
-        self.module = module
+        self.module: Any = module
         self.name = name
         self._run = run
 
@@ -43,7 +43,9 @@ class NativeBody(Body):
 
 
 def packed(weight: Tensor, flush: Any) -> Tensor:
-    """A weight in the kernels' own order, made once a flush."""
+    """A weight in the kernels' own order, made once a flush; GPUs take it as it is."""
+    if weight.device.type != "cpu":
+        return weight
     found: Tensor = flush.once(("packed", id(weight)), lambda: _ops._rows_linear_pack.default(weight))
     return found
 
