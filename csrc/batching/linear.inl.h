@@ -14,11 +14,21 @@ struct Shape {
   static constexpr int64_t width = kPanelBytes / static_cast<int64_t>(sizeof(T));  // of a panel
   static constexpr int vectors = kPanelBytes / EDGEOPS_VB;
   static constexpr int most = vectors == 4 ? 3 : 6;                          // rows of a tile
+  static constexpr int64_t pad = 64 / static_cast<int64_t>(sizeof(T));       // behind a turned tile
   static constexpr int64_t tallest = 576 / static_cast<int64_t>(sizeof(T));  // rows of a compact block: 216 KiB
 };
 
 EDGEOPS_INLINE int64_t ceil_div(int64_t x, int64_t by) {
   return (x + by - 1) / by;
+}
+
+// Height of the blocks of m rows: even, whole tiles, at most `tallest`.
+template <class T>
+EDGEOPS_INLINE int64_t height_of(int64_t m) {
+  constexpr int64_t most = Shape<T>::most;
+  const int64_t even = ceil_div(m, ceil_div(m, Shape<T>::tallest));
+  const int64_t whole = ceil_div(even, most) * most;
+  return whole < Shape<T>::tallest ? whole : Shape<T>::tallest;
 }
 
 // Length of the slices of k; a function of k alone.
@@ -117,7 +127,7 @@ static void linear_strip(int64_t m, const Strip<T>& s) {
   const int64_t tiles = ceil_div(m, Shape<T>::most), low = m / tiles, higher = m % tiles;
   for (int64_t t = 0, r = 0; t < tiles; ++t) {
     const int64_t rows = low + (t < higher);
-    linear_rows<T, NP, kTurned>(rows, s, s.a + r * (kTurned ? s.k : s.ar), s.c + r * s.ldc);
+    linear_rows<T, NP, kTurned>(rows, s, s.a + (kTurned ? r * s.k + t * Shape<T>::pad : r * s.ar), s.c + r * s.ldc);
     r += rows;
   }
 }
@@ -134,7 +144,7 @@ static void linear_narrow(int64_t m, int64_t width, Strip<T> s) {
   s.add = false;
   for (int64_t t = 0, i = 0; t < tiles; ++t) {
     const int64_t rows = low + (t < higher);
-    linear_rows<T, 1, kTurned>(rows, s, s.a + i * (kTurned ? s.k : s.ar), room);
+    linear_rows<T, 1, kTurned>(rows, s, s.a + (kTurned ? i * s.k + t * Shape<T>::pad : i * s.ar), room);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < width; ++j) {
         T& to = c[(i + r) * ldc + j];
@@ -214,10 +224,11 @@ template <class St>
 static void linear_run(const Linear& g, const LinearPiece& piece, Scratch scratch) {
   typedef typename St::S S;
   typedef typename St::T T;
-  constexpr int64_t w = Shape<T>::width, tallest = Shape<T>::tallest;
+  constexpr int64_t w = Shape<T>::width;
   constexpr bool direct = sizeof(S) == sizeof(T);
   const int64_t j = piece.p0 * w, end = piece.p1 * w < g.n ? piece.p1 * w : g.n, n = end - j;
   const int64_t slice = slice_of(g.k), ld = slice + w;  // rows of a power of two would fall on each other in the cache
+  const int64_t tallest = height_of<T>(piece.i1 - piece.i0);
   const int64_t rows = piece.i1 - piece.i0 < tallest ? piece.i1 - piece.i0 : tallest;
   T* block = reinterpret_cast<T*>(scratch(0, rows * (ld + (direct ? 0 : n)) * sizeof(T)));
   T* wide = block + rows * ld;
@@ -298,8 +309,10 @@ static void turn_rows(
     const T* row = row_slice<St>(grad + q * stride, m, room);
     for (int64_t t = 0, r = 0; t < tiles; ++t) {
       const int64_t rows = low + (t < higher);
-      T* to = dst + r * depth + q * rows;
-      if (rows == most) {
+      T* to = dst + r * depth + t * Shape<T>::pad + q * rows;
+      if (Lanes<T>::n >= most && r + Lanes<T>::n <= m) {  // what is too much the next row overwrites, or it is the pad
+        vstore<T>(to, vload<T>(row + r));
+      } else if (rows == most) {
         __builtin_memcpy(to, row + r, most * sizeof(T));
       } else {
         for (int64_t i = 0; i < rows; ++i) {
@@ -319,11 +332,13 @@ template <class St>
 static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scratch) {
   typedef typename St::S S;
   typedef typename St::T T;
-  constexpr int64_t w = Shape<T>::width, tallest = Shape<T>::tallest, widest = 32 * w;
+  constexpr int64_t w = Shape<T>::width, widest = 32 * w;
+  const int64_t tallest = height_of<T>(piece.i1 - piece.i0);
   const int64_t last = piece.p1 * w < g.k ? piece.p1 * w : g.k;
-  T* panels = reinterpret_cast<T*>(scratch(0, ((widest + tallest) * kDeepest + 2 * tallest) * sizeof(T)));
+  T* panels = reinterpret_cast<T*>(
+      scratch(0, ((widest + tallest) * kDeepest + 2 * tallest + tallest * Shape<T>::pad) * sizeof(T)));
   T* block = panels + widest * kDeepest;
-  T* room = block + tallest * kDeepest;
+  T* room = block + tallest * (kDeepest + Shape<T>::pad);
   T* sum = room + tallest;
   int64_t j = piece.p0 * w;
   do {  // k may be 0: the bias alone

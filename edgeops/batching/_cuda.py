@@ -7,6 +7,7 @@ before a call needs it.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,22 @@ from torch import Tensor
 
 from edgeops._common import describe, message
 from edgeops.batching import _reference as twin
-from edgeops.ragged._cuda.gemm import _precision
-from edgeops.ragged._cuda.paths import why_not_triton_rows
 
 WHO = "rows_linear"
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _precision() -> str:
+    """torch's own switch for float32 products decides; by default they are float32 throughout."""
+    fast = torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.version.hip is None
+    return "tf32" if fast else "ieee"
+
+
+def _triton_serves(x: Tensor) -> bool:
+    """Whether triton is there, knows the dtype and compiles for the GPU of x."""
+    if importlib.util.find_spec("triton") is None or x.dtype not in TRITON_DTYPES:
+        return False
+    return not x.is_cuda or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) >= (7, 0)
 
 
 def _check(tables: Sequence[Tensor], rows: Sequence[Tensor], weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -59,7 +72,7 @@ def rows_linear_cuda(
 ) -> None:
     """`_rows_linear` on a GPU: one Triton launch for one or two tables, otherwise the twin. Weights need no packing."""
     _check(tables, rows, weight, bias, out)
-    if weight.dim() == 3 or len(tables) > 2 or weight.dtype != out.dtype or list(why_not_triton_rows(out)):
+    if weight.dim() == 3 or len(tables) > 2 or weight.dtype != out.dtype or not _triton_serves(out):
         twin.rows_linear_reference(tables, rows, weight, bias, out)
         return
     from edgeops.triton_kernels.batching.rows_linear import rows_linear
