@@ -86,6 +86,7 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def("_rows_linear(Tensor[] tables, Tensor[] rows, Tensor weight, Tensor? bias, Tensor(a!) out) -> ()");
   m.def("_rows_linear_pack(Tensor weight) -> Tensor");
   m.def("_rows_linear_wgrad(Tensor grad, Tensor[] tables, Tensor[] rows, Tensor(a!) dweight, Tensor(b!)? dbias) -> ()");
+  m.def("_rows_add(Tensor src, Tensor rows, Tensor(a!) out) -> ()");
   m.def("_rows_sum(Tensor src, Tensor starts, Tensor index, Tensor(a!) out, bool add=False) -> ()");
   m.def("_lstm_cell_fwd(Tensor(a!) gates, Tensor c, Tensor c_rows, Tensor(b!) h_out, Tensor(c!) c_out) -> ()");
   m.def(

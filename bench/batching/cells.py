@@ -166,7 +166,7 @@ def _build_sum(case: Case, device: torch.device) -> Built:
 
 
 def _build_add(case: Case, device: torch.device) -> Built:
-    m, h = case.size["m"], case.size["H"]
+    h, m = case.params["h"], case.params["m"]
     src, table = torch.randn(m, h, device=device), torch.zeros(2 * m, h, device=device)
     rows = torch.randint(0, 2 * m, (m,), dtype=torch.int32, device=device)
     kernel = torch.ops.edgeops._rows_add.default

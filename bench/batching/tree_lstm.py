@@ -161,7 +161,7 @@ class DyNet:
         python = os.environ.get("EDGEOPS_DYNET", str(inputs.ROOT / ".venv-dynet" / "bin" / "python"))
         if not os.path.isfile(python):
             raise Unavailable("no DyNet: run `make dynet`, or set EDGEOPS_DYNET to a Python that has dynet38")
-        program = str(inputs.ROOT / "bench" / "batching" / "dynet_tree.py")
+        program = str(inputs.ROOT / "bench" / "batching" / "peers" / "dynet_tree.py")
         self._process = subprocess.Popen(
             [python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
