@@ -24,6 +24,11 @@ _rows_add = torch.ops.edgeops._rows_add
 _ALL = torch.empty(0, dtype=torch.int32)  # all rows of a table, for the native kernels
 
 
+def matrix(x: Tensor) -> Tensor:
+    """Rows of any shape as rows of numbers, for the native kernels."""
+    return x[:, None] if x.dim() == 1 else x.flatten(1)
+
+
 class Batch:
     """Equal calls that run together: where their operands and results stand."""
 
@@ -39,9 +44,18 @@ class Batch:
         """An operand as a table and the rows of it, none for all: nothing is copied."""
         kind, number, at, count, first = self.operands[slot][:5]
         if kind == TENSOR:
-            return torch.stack(self.flush.outside[at : at + count]), _ALL
+            x = torch.stack(self.flush.outside[at : at + count])
+            self.flush.gathered_bytes += x.nbytes
+            return x, _ALL
         table = self.flush.tables.values[number]
         return (table[first : first + count], _ALL) if first >= 0 else (table, self.flush.rows[at : at + count])
+
+    def list_rows(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A list operand: a table, its rows of all calls one after another, and where each call's begin, `[m + 1]`."""
+        _, number, at, count, _, starts_at, _ = self.operands[slot]
+        flush = self.flush
+        starts = flush.starts[starts_at : starts_at + self.count + 1]
+        return flush.tables.values[number], flush.rows[at : at + count], starts
 
     def numbers(self, slot: int) -> Tensor:
         """An integer operand, `int64 [m]`."""
@@ -56,10 +70,15 @@ class Batch:
             return flush.numbers[at : at + count]
         if kind == TENSOR:
             x = torch.stack(flush.outside[at : at + count])
+            flush.gathered_bytes += x.nbytes
         else:
             # .data: rows written later must not count as changes of rows that a graph has kept
             table = flush.tables.values[number].data
-            x = table[first : first + count] if first >= 0 else table.index_select(0, flush.rows[at : at + count])
+            if first >= 0:
+                x = table[first : first + count]
+            else:
+                x = table.index_select(0, flush.rows[at : at + count])
+                flush.gathered_bytes += x.nbytes
         if wants_grad:
             x = x.detach()
             if x.is_floating_point():
@@ -90,7 +109,7 @@ class Batch:
         if first >= 0:
             table[first : first + count] += grad
         elif table.dtype in _WIDE and table.device.type == "cpu":
-            _rows_add(grad.flatten(1) if grad.dim() != 2 else grad, flush.rows[at : at + count], table.flatten(1))
+            _rows_add(matrix(grad), flush.rows[at : at + count], matrix(table))
         else:
             table.index_add_(0, flush.rows[at : at + count], grad)
 
@@ -117,6 +136,7 @@ class Flush:
             (bodies[variant], Batch(self, count, operands, outs)) for variant, count, operands, outs in batches
         ]
         self.parameters = {body: list(body.parameters()) for body in bodies.values()}
+        self.gathered_bytes = 0
         self.scratch: dict[Any, Any] = {}  # what bodies make once a flush
         self.saved: list[Any] = []
         self.first_batch = 0

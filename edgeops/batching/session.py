@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections.abc import Generator, Iterable, Sequence
@@ -11,21 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeops import _native
 from edgeops._common.errors import describe, message
 from edgeops.batching._classes import intern, value_class
 from edgeops.batching._execute import Flush, extract
 from edgeops.batching._runtime import runtime
 from edgeops.batching._tables import Tables
+from edgeops.batching.cell import LIST, NUMBER, TENSOR, VALUE
+from edgeops.batching.plan_cache import PlanCache
 from edgeops.batching.report import Report
-from edgeops.batching.schedule import Graph, schedule
+from edgeops.batching.schedule import SCHEDULERS, FSMPolicy, Graph, schedule
 
 _WHO = "batching.session"
+_KINDS = {VALUE: "", LIST: "list of ", TENSOR: "outside "}
 
 
 class Session:
     """Records what cells are called with; runs it when a result is needed. See `session`."""
 
-    def __init__(self, scheduler: str = "sufficient") -> None:
+    def __init__(
+        self, scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+    ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
         self._recording._on_tensor = self._on_tensor
@@ -34,8 +41,14 @@ class Session:
         self._tables = Tables()
         self._token: Tensor | None = None
         self._failure: Exception | None = None
+        self._names: dict[int, str] = {}
         self._former: list[Any] = []
+        if scheduler not in SCHEDULERS:
+            rule = f"scheduler must be one of {', '.join(SCHEDULERS)}"
+            raise ValueError(message(_WHO, rule, repr(scheduler), "Pick one of them."))
         self.scheduler = scheduler
+        self._options: dict[str, Any] = {} if policy is None else {"policy": policy}
+        self._schedule = schedule if cache is None else cache.schedule
         self.report = Report()
 
     def __enter__(self) -> Session:
@@ -65,8 +78,8 @@ class Session:
         begin = time.perf_counter()
         native, variants = recording.graph()
         bodies = {v: recording.cell(v) for v in variants}
-        graph = Graph._of_native(native, tuple(f"{bodies[v].name} {v}".encode() for v in variants))
-        plan = schedule(graph, self.scheduler)
+        graph = Graph._of_native(native, self._keys(variants, bodies))
+        plan = self._schedule(graph, self.scheduler, **self._options)
         batches, rows, numbers, tensors, starts, used = recording.place(plan.order, plan.start)
         scheduled = time.perf_counter()
         self._tables.reserve(used)
@@ -74,9 +87,27 @@ class Session:
         try:
             self._token = flush.run(self._token)
         except Exception as error:
-            self._failure = error  # its results were never written: they must not be read
-            raise
-        self.report.add_flush(len(graph), len(variants), len(batches), scheduled - begin, scheduled)
+            meant = _native.translate(error) if type(error) is RuntimeError else error
+            self._failure = meant  # its results were never written: they must not be read
+            if meant is error:
+                raise
+            raise meant from None
+        self.report.gathered_bytes += flush.gathered_bytes
+        counts = [batch.count for _, batch in flush.batches]
+        self.report.add_flush(graph, counts, _site(), scheduled - begin, scheduled)
+
+    def _keys(self, variants: Sequence[int], bodies: dict[int, Any]) -> tuple[bytes, ...]:
+        """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""
+        for v in variants:
+            if v not in self._names:
+                operands = self._recording.signature(v)
+                text = ", ".join(
+                    "integer" if kind == NUMBER else f"{_KINDS[kind]}{value_class(number)[0]}{value_class(number)[2]}"
+                    for kind, number in operands
+                )
+                name = f"{bodies[v].name}({text})"
+                self._names[v] = f"{name} {sum(x.startswith(name) for x in self._names.values())}"
+        return tuple(self._names[v].encode() for v in variants)
 
     def stack(self, values: Sequence[Any]) -> Tensor:
         """Values of one shape as a tensor `[n, ...]`, in their order; differentiable.
@@ -147,11 +178,26 @@ class Session:
         return self.tensor(wanted)
 
 
-def session(scheduler: str = "sufficient") -> Session:
+def _site() -> str:
+    """Where the program outside of this package stands."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("edgeops.batching"):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def session(
+    scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+) -> Session:
     """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
 
     Args:
         scheduler: name of a scheduler (`edgeops.batching.schedule`).
+        policy: a learned policy, for the schedulers that use one.
+        cache: plans of graphs seen before, of this session or others.
+
+    Raises:
+        ValueError: no such scheduler.
 
     >>> double = cell(lambda x: 2 * x)
     >>> add = cell(lambda x, y: x + y)
@@ -163,7 +209,7 @@ def session(scheduler: str = "sufficient") -> Session:
     >>> s.report.batches
     2
     """
-    return Session(scheduler)
+    return Session(scheduler, policy=policy, cache=cache)
 
 
 from edgeops.batching.cell import cell as cell  # noqa: E402  (the example above uses it)

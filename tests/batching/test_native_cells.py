@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeops import batching
-from edgeops.batching.cells import LSTM, BinaryTreeLSTM
+from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Embedding, RaggedSum
 from tests.batching.models import random_trees
 
 
@@ -100,6 +100,103 @@ def test_lstm(bias: bool) -> None:
     assert s.report.batches == max(len(t) for t in texts)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_gru(bias: bool) -> None:
+    torch.manual_seed(0)
+    module = GRU(4, 6, bias=bias).double()
+    rng = random.Random(1)
+    texts = [torch.randn(rng.randrange(1, 9), 4, dtype=torch.float64, requires_grad=True) for _ in range(5)]
+    ours, theirs = [], []
+    with batching.session() as s:
+        for text in texts:
+            h = torch.zeros(6, dtype=torch.float64)
+            for x in text:
+                h = module.step(x, h)
+                ours.append(h)
+    for text in texts:
+        h = torch.zeros(1, 6, dtype=torch.float64)
+        for x in text:
+            h = module.step_rows(x[None], h)
+            theirs.append(h)
+    compare(s.stack(ours), torch.cat(theirs), [*module.parameters(), *texts])
+
+
+def test_tree_gru() -> None:
+    torch.manual_seed(0)
+    module = BinaryTreeGRU(5, 7).double()
+    vectors = torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
+
+    def visit(tree: Any, leaf: Any, inner: Any, states: list[Any]) -> Any:
+        inside = (visit(child, leaf, inner, states) for child in tree[1:])
+        states.append(leaf(vectors[tree[1]]) if isinstance(tree[1], int) else inner(*inside))
+        return states[-1]
+
+    ours: list[Any] = []
+    theirs: list[Any] = []
+    trees = random_trees(4, 6)
+    with batching.session() as s:
+        for tree in trees:
+            visit(tree, module.leaf, module.inner, ours)
+    for tree in trees:
+        visit(tree, lambda x: module.leaf_rows(x[None]), module.inner_rows, theirs)
+    compare(s.stack(ours), torch.cat(theirs), [*module.parameters(), vectors])
+
+
+def random_lattice(rng: random.Random) -> list[list[tuple[int, int]]]:
+    """For every position after the first, its incoming arcs: (from, word)."""
+    return [
+        [(i, rng.randrange(8)), *((rng.randrange(i + 1), rng.randrange(8, 20)) for _ in range(rng.randrange(3)))]
+        for i in range(rng.randrange(1, 8))
+    ]
+
+
+def test_lattice_lstm() -> None:
+    torch.manual_seed(0)
+    words, cell = Embedding(20, 4).double(), LSTM(4, 5).double()
+    total = RaggedSum()
+    rng = random.Random(2)
+    lattices = [random_lattice(rng) for _ in range(6)]
+    zero = torch.zeros(5, dtype=torch.float64)
+    ours: list[Any] = []
+    with batching.session() as s:
+        for lattice in lattices:
+            states = [(zero, zero)]
+            for arcs in lattice:
+                made = [cell.step(words.look_up(word), *states[at]) for at, word in arcs]
+                states.append(total([h for h, _ in made], [c for _, c in made]))
+                ours.append(states[-1])
+    theirs: list[Any] = []
+    for lattice in lattices:
+        states = [(zero[None], zero[None])]
+        for arcs in lattice:
+            made = [cell.step_rows(words.rows(torch.tensor([word])), *states[at]) for at, word in arcs]
+            states.append((sum(h for h, _ in made), sum(c for _, c in made)))
+            theirs.append(states[-1])
+    parameters = [*words.parameters(), *cell.parameters()]
+    compare(
+        torch.cat([s.stack([state[p] for state in ours]) for p in (0, 1)]),
+        torch.cat([torch.cat([state[p] for state in theirs]) for p in (0, 1)]),
+        parameters,
+    )
+
+
+def test_sums_of_numbers_and_matrices() -> None:
+    total, scale = RaggedSum(), batching.cell(lambda x: x * x)
+    for shape in ((), (2, 3)):
+        x = torch.randn(5, *shape, dtype=torch.float64, requires_grad=True)
+        with batching.session() as s:
+            made = [scale(row) for row in x]
+            sums = s.stack([total(made[:2]), total(made[1:]), total(made[4:])])
+        alone = torch.stack([scale(row) for row in x])
+        compare(sums, torch.stack([alone[:2].sum(0), alone[1:].sum(0), alone[4:].sum(0)]), [x])
+    assert total([torch.ones(2), torch.ones(2)]).tolist() == [2.0, 2.0]
+
+
+def test_sums_refuse_what_is_no_list() -> None:
+    with batching.session(), pytest.raises(TypeError, match="RaggedSum: operands must be lists of values"):
+        RaggedSum()(torch.ones(2))
+
+
 def test_a_gradient_goes_only_where_it_belongs() -> None:
     module = BinaryTreeLSTM(3, 4, num_embeddings=9)
     with batching.session() as s:
@@ -112,18 +209,23 @@ def test_a_gradient_goes_only_where_it_belongs() -> None:
     assert module.embedding.grad.abs().sum(1).nonzero().flatten().tolist() == [1]
 
 
-@pytest.mark.parametrize("module", [LSTM(3, 4), BinaryTreeLSTM(3, 4)])
+@pytest.mark.parametrize(
+    "module",
+    [LSTM(3, 4), GRU(3, 4), Embedding(3, 4), BinaryTreeLSTM(3, 4), BinaryTreeGRU(3, 4)],
+    ids=lambda m: type(m).__name__,
+)
 def test_copies_are_modules_of_their_own(module: nn.Module) -> None:
     for again in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         for a, b in zip(module.parameters(), again.parameters(), strict=True):
             assert a is not b
             assert torch.equal(a, b)
-        cell = again.step if isinstance(again, LSTM) else again.leaf
-        assert cell.owner.module is again
+        cells = [getattr(again, name, None) for name in ("step", "inner", "look_up")]
+        assert [c.owner.module is again for c in cells if c is not None] == [True]
 
 
-def test_lstm_has_the_parameters_of_torch() -> None:
-    assert list(LSTM(3, 4).state_dict()) == list(nn.LSTMCell(3, 4).state_dict())
+def test_parameters_are_those_of_torch() -> None:
+    for ours, theirs in ((LSTM, nn.LSTMCell), (GRU, nn.GRUCell), (Embedding, nn.Embedding)):
+        assert list(ours(3, 4).state_dict()) == list(theirs(3, 4).state_dict())
 
 
 def test_wrong_dtype_is_refused() -> None:
@@ -131,3 +233,26 @@ def test_wrong_dtype_is_refused() -> None:
     zero = torch.zeros(2, dtype=torch.float64)
     with batching.session(), pytest.raises(TypeError, match=r"LSTM.step: operands must have the parameters' dtype"):
         module.step(zero, zero, zero)
+
+
+@pytest.mark.parametrize("word", [-1, 9, 2**32])
+@pytest.mark.parametrize("look_up", [BinaryTreeLSTM(3, 4, num_embeddings=9).leaf, Embedding(9, 3).look_up])
+def test_unknown_words_are_refused(word: int, look_up: Any) -> None:
+    with batching.session() as s:
+        look_up(1)
+        v = look_up(word)
+    with pytest.raises(ValueError, match=rf"ids must lie in 0..8; got {word}. Check num_embeddings"):
+        s.tensor(v[0] if isinstance(v, tuple) else v)
+
+
+def test_leaves_take_what_the_module_was_made_for() -> None:
+    with batching.session(), pytest.raises(TypeError, match="leaves take integers with num_embeddings"):
+        BinaryTreeLSTM(3, 4, num_embeddings=9).leaf(torch.ones(3))
+    with batching.session(), pytest.raises(TypeError, match="leaves take integers with num_embeddings"):
+        BinaryTreeLSTM(3, 4).leaf(1)
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    tree = BinaryTreeLSTM(3, 4)
+    with batching.session(), pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        tree.leaf(torch.ones(5))

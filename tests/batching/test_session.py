@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeops import batching
+from edgeops.batching.cells import BinaryTreeLSTM
 from tests.batching.models import EarlyExit, TreeLSTM, random_trees
 
 
@@ -172,6 +174,92 @@ def test_unbatched_cells_run_one_by_one() -> None:
         out = s.stack([alone(torch.zeros(1)) for _ in range(3)])
     assert out.flatten().tolist() == [1.0, 1.0, 1.0]
     assert sizes[-3:] == [1, 1, 1]
+
+
+def test_the_report_says_what_happened() -> None:
+    model = TreeLSTM()
+    losses: list[Any] = []
+    with batching.session() as s:
+        for tree in random_trees(3, 4):
+            model(tree, losses)
+    s.sum(losses)
+    facts = s.report.as_dict()
+    assert facts["batches"] >= facts["lower_bound"] > 0
+    assert facts["batches_over_bound"] == facts["batches"] / facts["lower_bound"]
+    assert facts["gathered_bytes"] > 0
+    ((site, count),) = facts["sites"].items()
+    assert (site.split(":")[0], count) == (__file__, 1)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_native_cells_gather_nothing() -> None:
+    tree = BinaryTreeLSTM(4, 4, num_embeddings=30)
+
+    def visit(node: Any) -> Any:
+        return tree.leaf(node[1]) if isinstance(node[1], int) else tree.inner(*visit(node[1]), *visit(node[2]))
+
+    with batching.session() as s:
+        roots = [visit(t) for t in random_trees(3, 4, most=8)]
+    s.stack([h for h, _ in roots])
+    assert s.report.gathered_bytes == 0
+
+
+def test_asking_one_by_one_is_warned_of_once() -> None:
+    double = batching.cell(lambda x: 2 * x)
+
+    def one_by_one() -> None:
+        for _ in range(40):
+            double(torch.ones(1)).item()
+
+    with batching.session() as s, pytest.warns(UserWarning, match=r"one at a time stop.*Session.run") as told:
+        one_by_one()
+    assert len(told) == 1
+    assert s.report.sites == {f"{__file__}:{one_by_one.__code__.co_firstlineno + 2}": 40}
+
+
+def test_many_kinds_are_warned_of() -> None:
+    same = batching.cell(lambda x: x)
+    with batching.session() as s:
+        values = [same(torch.ones(n)) for n in range(1, 70)]
+    with pytest.warns(UserWarning, match="more than 64 kinds of calls"):
+        s.tensor(values[0])
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["depth", "agenda", "agenda_remaining", "sufficient", "lookahead", "beam", "auto"]
+)
+def test_every_scheduler_gives_the_same_results(scheduler: str) -> None:
+    torch.manual_seed(0)
+    model = TreeLSTM().double()
+    trees = random_trees(5, 4)
+    losses: list[Any] = []
+    with batching.session(scheduler) as s:
+        for tree in trees:
+            model(tree, losses)
+    torch.testing.assert_close(s.sum(losses), eager_loss(model, trees))
+
+
+def test_plans_and_policies_are_kept() -> None:
+    model = TreeLSTM()
+    tree = random_trees(5, 1)[0]
+    cache = batching.PlanCache()
+    for _ in range(3):
+        losses: list[Any] = []
+        with batching.session(cache=cache) as s:
+            model(tree, losses)
+        s.sum(losses)
+    assert (cache.hits, cache.misses) == (2, 1)
+    policy = batching.FSMPolicy.train(s.report._graphs[0])
+    losses = []
+    with batching.session("fsm-sort", policy=policy) as learned:
+        model(tree, losses)
+    learned.sum(losses)
+    assert learned.report.batches <= s.report.batches
+
+
+def test_unknown_scheduler_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"scheduler must be one of depth.*got 'best'"):
+        batching.session("best")
 
 
 def test_values_stand_in_for_tensors() -> None:

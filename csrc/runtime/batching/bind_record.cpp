@@ -103,13 +103,25 @@ void bind_record(py::module_& m) {
       .def("place", place, "Table rows for a schedule's results, and the operand rows of its batches; ends the flush.")
       .def("locate", locate, "(table rows, class, batches) of values that have been flushed.")
       .def("cell", [](const Recording& r, int32_t variant) { return r.cells[variant]; })
+      .def(
+          "signature",
+          [](const Recording&, int32_t variant) {
+            const Variant& v = variant_at(variant);
+            py::list operands;
+            for (size_t i = 0; i < v.operands.size(); ++i) {
+              operands.append(py::make_tuple(static_cast<int>(v.operands[i]), v.in_classes[i]));
+            }
+            return operands;
+          },
+          "(kind, class) of every operand of a variant.")
       .def_property_readonly("nodes", [](const Recording& r) { return r.recorder.nodes(); })
       .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); });
   m.def(
       "set_current",
       [](const py::object& recording) {
-        set_current(recording.is_none() ? nullptr : recording.ptr(),
-                    recording.is_none() ? nullptr : recording.cast<Recording*>());
+        set_current(
+            recording.is_none() ? nullptr : recording.ptr(),
+            recording.is_none() ? nullptr : recording.cast<Recording*>());
       },
       "Sends calls of cells on this thread to a recording, or to nothing.");
   m.def("current", [] {

@@ -339,6 +339,10 @@ void set_current(PyObject* object, Recording* recording) {
   current = recording;
 }
 
+const Variant& variant_at(int32_t id) {
+  return all_variants()[id];
+}
+
 bool is_value(PyObject* object) {
   return Py_TYPE(object) == value_type;
 }

@@ -10,6 +10,7 @@
 namespace edgeops::batching {
 
 struct Recording;
+struct Variant;
 
 // A result that does not exist yet.
 struct ValueObject {
@@ -27,5 +28,8 @@ void set_current(PyObject* object, Recording* recording);
 PyObject* current_recording();
 
 bool is_value(PyObject* object);
+
+// The signature of a number that a graph or a batch gave.
+const Variant& variant_at(int32_t id);
 
 }  // namespace edgeops::batching

@@ -57,19 +57,20 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
     }
     g.type.push_back(type);
     const auto begin = g.args.size();
-    each_operand(variant, &operands_[operand_start_[node]], [&](size_t, Operand kind, const int64_t* values, int64_t n) {
-      if (kind != Operand::value && kind != Operand::list) {
-        return;
-      }
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t arg = producer_[values[i]] - flushed_;
-        // several results of one call are one edge; a short look back finds nearly all of them
-        const auto from = g.args.end() - std::min<int64_t>(8, static_cast<int64_t>(g.args.size() - begin));
-        if (arg >= 0 && std::find(from, g.args.end(), static_cast<int32_t>(arg)) == g.args.end()) {
-          g.args.push_back(static_cast<int32_t>(arg));
-        }
-      }
-    });
+    each_operand(
+        variant, &operands_[operand_start_[node]], [&](size_t, Operand kind, const int64_t* values, int64_t n) {
+          if (kind != Operand::value && kind != Operand::list) {
+            return;
+          }
+          for (int64_t i = 0; i < n; ++i) {
+            const int64_t arg = producer_[values[i]] - flushed_;
+            // several results of one call are one edge; a short look back finds nearly all of them
+            const auto from = g.args.end() - std::min<int64_t>(8, static_cast<int64_t>(g.args.size() - begin));
+            if (arg >= 0 && std::find(from, g.args.end(), static_cast<int32_t>(arg)) == g.args.end()) {
+              g.args.push_back(static_cast<int32_t>(arg));
+            }
+          }
+        });
     g.arg_start.push_back(static_cast<int64_t>(g.args.size()));
   }
   g.types = static_cast<int32_t>(type_variant.size());
@@ -131,7 +132,7 @@ Placement Recorder::place(const Schedule& schedule) {
             }
           }
           if (kind == Operand::list) {
-            p.starts.push_back(static_cast<int32_t>(static_cast<int64_t>(p.rows.size()) - begin));
+            p.starts.push_back(static_cast<int64_t>(p.rows.size()) - begin);
           }
         }
         const auto total = static_cast<int64_t>(p.rows.size()) - begin;

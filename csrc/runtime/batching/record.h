@@ -19,22 +19,23 @@ enum class Operand : int32_t {
 
 // A cell with given operand kinds and classes: what may run in one batch.
 struct Variant {
-  int32_t id = 0;                     // dense, in the whole process
-  bool lone = false;                  // never batched
-  std::vector<Operand> operands;      // kind of every operand
-  std::vector<int32_t> in_classes;    // value class of every operand, -1 for numbers
-  std::vector<int32_t> out_classes;   // value class of every result
+  int32_t id = 0;                    // dense, in the whole process
+  bool lone = false;                 // never batched
+  std::vector<Operand> operands;     // kind of every operand
+  std::vector<int32_t> in_classes;   // value class of every operand, -1 for numbers
+  std::vector<int32_t> out_classes;  // value class of every result
 };
 
 // One batch of a flush: equal calls that run together.
 struct PlacedBatch {
   const Variant* variant;
-  int64_t count;                      // calls
-  std::vector<int64_t> operand_at;    // a call's operand rows (value, list), numbers, or tensors: from here in their array
-  std::vector<int64_t> operand_count; // how many; differs from `count` for lists
-  std::vector<int64_t> first_row;     // rows first, first + 1, ... of their table; -1 when they are not consecutive
-  std::vector<int64_t> starts_at;     // lists: count + 1 starts, from here in `starts`; -1 for others
-  std::vector<int64_t> out_row;       // first row of every result in its table
+  int64_t count;  // calls
+  std::vector<int64_t>
+      operand_at;  // a call's operand rows (value, list), numbers, or tensors: from here in their array
+  std::vector<int64_t> operand_count;  // how many; differs from `count` for lists
+  std::vector<int64_t> first_row;      // rows first, first + 1, ... of their table; -1 when they are not consecutive
+  std::vector<int64_t> starts_at;      // lists: count + 1 starts, from here in `starts`; -1 for others
+  std::vector<int64_t> out_row;        // first row of every result in its table
   std::vector<std::vector<int32_t>> makers;  // by operand: the batches of the session that its values come from
 };
 
@@ -43,7 +44,7 @@ struct Placement {
   std::vector<int32_t> rows;     // table rows of value and list operands
   std::vector<int64_t> numbers;  // integers
   std::vector<int32_t> tensors;  // indices of outside tensors
-  std::vector<int32_t> starts;   // offsets of list operands
+  std::vector<int64_t> starts;   // offsets of list operands
   std::vector<int64_t> used;     // rows used of every class's table after this flush, by class
 };
 
@@ -76,16 +77,16 @@ class Recorder {
   }
 
  private:
-  std::vector<const Variant*> variant_;   // [nodes]
-  std::vector<int64_t> operand_start_;    // [nodes], into operands_
+  std::vector<const Variant*> variant_;  // [nodes]
+  std::vector<int64_t> operand_start_;   // [nodes], into operands_
   std::vector<int64_t> operands_;
-  std::vector<int64_t> first_value_;      // [nodes], id of the first result
-  std::vector<int32_t> producer_;         // [values], the node that makes it
-  std::vector<int32_t> row_;              // [values flushed], row in its class's table
-  std::vector<int64_t> used_;             // [classes], rows given out
-  std::vector<int32_t> batch_of_;         // [nodes flushed], the batch that ran it
-  int32_t batches_ = 0;                   // batches of all flushes
-  int64_t flushed_ = 0;                   // nodes that are executed
+  std::vector<int64_t> first_value_;  // [nodes], id of the first result
+  std::vector<int32_t> producer_;     // [values], the node that makes it
+  std::vector<int32_t> row_;          // [values flushed], row in its class's table
+  std::vector<int64_t> used_;         // [classes], rows given out
+  std::vector<int32_t> batch_of_;     // [nodes flushed], the batch that ran it
+  int32_t batches_ = 0;               // batches of all flushes
+  int64_t flushed_ = 0;               // nodes that are executed
 };
 
 }  // namespace edgeops::batching

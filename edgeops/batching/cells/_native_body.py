@@ -42,6 +42,17 @@ class NativeBody(Body):
         return super().infer(operands)
 
 
+def ids(batch: Any, slot: int, limit: int, who: str) -> Tensor:
+    """An integer operand that names rows of a weight, `int64 [m]`; checked."""
+    given: Tensor = batch.numbers(slot)
+    if given.numel():
+        low, high = (int(x) for x in torch.aminmax(given))
+        if low < 0 or high >= limit:
+            rule, got = f"ids must lie in 0..{limit - 1}", str(low if low < 0 else high)
+            raise ValueError(message(f"batching cell {who}", rule, got, "Check num_embeddings and the vocabulary."))
+    return given
+
+
 def packed(weight: Tensor, flush: Any) -> Tensor:
     """A weight in the kernels' own order, made once a flush; GPUs take it as it is."""
     if weight.device.type != "cpu":

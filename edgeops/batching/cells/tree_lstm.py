@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops._common.errors import message
 from edgeops.batching._runtime import runtime
 from edgeops.batching.cell import NUMBER
-from edgeops.batching.cells._native_body import NativeBody, joined, product, weight_grad
+from edgeops.batching.cells._native_body import NativeBody, ids, joined, product, weight_grad
 
 _ops = torch.ops.edgeops
 
@@ -94,9 +96,19 @@ class _Leaf(NativeBody):
     def __init__(self, module: BinaryTreeLSTM) -> None:
         super().__init__(module, module.leaf_rows, "BinaryTreeLSTM.leaf")
 
+    def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        number = len(operands) == 1 and operands[0][0] == NUMBER
+        if number == (self.module.embedding is None):
+            rule, advice = "leaves take integers with num_embeddings, vectors without", "See BinaryTreeLSTM."
+            got = "an integer" if number else "something else"
+            raise TypeError(message(f"batching cell {self.name}", rule, got, advice))
+        return super().infer(operands)
+
     def _input(self, batch: Any) -> tuple[Tensor, Tensor]:
-        kind = batch.operands[0][0]
-        return (self.module.embedding, batch.numbers(0).int()) if kind == NUMBER else batch.rows(0)
+        if batch.operands[0][0] != NUMBER:
+            return batch.rows(0)
+        embedding = self.module.embedding
+        return embedding, ids(batch, 0, len(embedding), self.name).int()
 
     def forward(self, batch: Any, training: bool) -> Any:
         m = self.module
