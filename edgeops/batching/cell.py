@@ -221,16 +221,6 @@ class CellModule(nn.Module):
         """Recorded in a session, run at once outside of one. `record` is the same without a Python frame."""
         return self.record(*operands)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["record"] = self.record.owner.lone
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        lone = state.pop("record")
-        super().__setstate__(state)
-        self.record = runtime().Cell(FunctionBody(self.cell, type(self.cell).__name__, lone))
-
 
 def cell(function: Any = None, *, batched: bool = True) -> Any:
     """Make a function or a module of rows a cell.

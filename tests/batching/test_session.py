@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import pickle
 import weakref
 from typing import Any
 
@@ -313,15 +315,22 @@ def test_sessions_are_freed() -> None:
     assert gone() is None
 
 
-def test_pickled_module_cells() -> None:
-    module = batching.cell(nn.Linear(3, 2))
-    import copy
-
-    again = copy.deepcopy(module)
-    x = torch.randn(3)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
+def test_copies_have_cells_of_their_own(copied: Any) -> None:
+    """Cells of bound methods and of modules, and a cell that is copied before the module that holds it."""
+    module, model = batching.cell(nn.Linear(3, 2)), TreeLSTM()
+    again, x = copied(module), torch.randn(3)
     torch.testing.assert_close(again(x), module(x))
     assert again.cell.weight is not module.cell.weight
     assert list(module.state_dict()) == ["cell.weight", "cell.bias"]
+    other = copied(model)
+    with torch.no_grad():
+        other.words.weight.zero_()
+    trees = random_trees(0, 2)
+    torch.testing.assert_close(eager_loss(other, trees), tree_loss(other, trees))
+    assert tree_loss(other, trees) != tree_loss(model, trees)
+    leaf = copied(model.leaf)
+    torch.testing.assert_close(leaf(3), model.leaf(3))
 
 
 identity = batching.cell(lambda x: x)

@@ -310,6 +310,23 @@ void cell_dealloc(PyObject* object) {
   Py_DECREF(type);
 }
 
+// A copy is a cell of the copied owner. The owner is state, not an argument: it may hold the cell.
+PyObject* cell_reduce(PyObject* object, PyObject*) {
+  return Py_BuildValue("(O(O)O)", Py_TYPE(object), Py_None, reinterpret_cast<CellObject*>(object)->owner);
+}
+
+PyObject* cell_setstate(PyObject* object, PyObject* owner) {
+  Py_INCREF(owner);
+  Py_XSETREF(reinterpret_cast<CellObject*>(object)->owner, owner);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef cell_methods[] = {
+    {"__reduce__", cell_reduce, METH_NOARGS, nullptr},
+    {"__setstate__", cell_setstate, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
 PyMemberDef cell_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(CellObject, call), READONLY, nullptr},
     {"owner", T_OBJECT, offsetof(CellObject, owner), READONLY, nullptr},
@@ -324,6 +341,7 @@ PyType_Slot cell_slots[] = {
     {Py_tp_clear, reinterpret_cast<void*>(cell_clear)},
     {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
     {Py_tp_members, cell_members},
+    {Py_tp_methods, cell_methods},
     {Py_tp_doc, const_cast<char*>("Records calls of a cell in the running session; runs them at once outside of one.")},
     {0, nullptr},
 };

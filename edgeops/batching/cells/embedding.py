@@ -30,13 +30,6 @@ class Embedding(nn.Embedding):
         super().__init__(*args, **kwargs)
         self.look_up = runtime().Cell(_LookUp(self))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "look_up"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.look_up = runtime().Cell(_LookUp(self))
-
     def rows(self, ids: Tensor) -> Tensor:
         """`look_up` of integers `[m]`: plain PyTorch."""
         return F.embedding(ids, self.weight)

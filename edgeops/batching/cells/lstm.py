@@ -31,13 +31,6 @@ class LSTM(nn.LSTMCell):
         super().__init__(*args, **kwargs)
         self.step = runtime().Cell(_Step(self))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "step"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.step = runtime().Cell(_Step(self))
-
     def step_rows(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """`step` on rows `[m, input_size]` and `[m, hidden_size]`: plain PyTorch."""
         state: tuple[Tensor, Tensor] = self(x, (h, c))

@@ -51,24 +51,14 @@ class BinaryTreeGRU(nn.Module):
         self.candidate_weight = nn.Parameter(torch.empty(h, h))
         self.candidate_bias = nn.Parameter(torch.empty(h))
         self.reset_parameters()
-        self._make_cells()
+        self.leaf = runtime().Cell(FunctionBody(self.leaf_rows, "BinaryTreeGRU.leaf", False))
+        self.inner = runtime().Cell(_Inner(self))
 
     def reset_parameters(self) -> None:
         """As `nn.GRU`: uniform in +-1/sqrt(hidden_size)."""
         bound = 1 / math.sqrt(self.candidate_bias.shape[0])
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound)
-
-    def _make_cells(self) -> None:
-        self.leaf = runtime().Cell(FunctionBody(self.leaf_rows, "BinaryTreeGRU.leaf", False))
-        self.inner = runtime().Cell(_Inner(self))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("leaf", "inner")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._make_cells()
 
     def leaf_rows(self, x: Tensor) -> Tensor:
         """`leaf` on rows `[m, input_size]`: plain PyTorch."""

@@ -57,24 +57,14 @@ class BinaryTreeLSTM(nn.Module):
         self.forget_bias = nn.Parameter(torch.empty(h))
         self.embedding = None if num_embeddings is None else nn.Parameter(torch.empty(num_embeddings, input_size))
         self.reset_parameters()
-        self._make_cells()
+        self.leaf = runtime().Cell(_Leaf(self))
+        self.inner = runtime().Cell(_Inner(self))
 
     def reset_parameters(self) -> None:
         """As `nn.LSTM`: uniform in +-1/sqrt(hidden_size); embeddings as `nn.Embedding`."""
         bound = 1 / math.sqrt(self.forget_bias.shape[0])
         for name, p in self.named_parameters():
             nn.init.normal_(p) if name == "embedding" else nn.init.uniform_(p, -bound, bound)
-
-    def _make_cells(self) -> None:
-        self.leaf = runtime().Cell(_Leaf(self))
-        self.inner = runtime().Cell(_Inner(self))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("leaf", "inner")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._make_cells()
 
     def leaf_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`leaf` on rows `[m, input_size]`, or on integers `[m]`: plain PyTorch."""
