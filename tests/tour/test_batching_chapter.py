@@ -15,7 +15,7 @@ from edgeops.tour import ChapterResult, Context, TourConfig
 from edgeops.tour.chapters._list_ops import ListOpsNet, draw, evaluate, size
 from edgeops.tour.chapters.batching import CHAPTER, TOLERANCE, WAYS, BatchingChapter, Plan
 
-PLAN = Plan(steps=3, batch=4, held_out=6, depth=3, width=8)
+PLAN = Plan(steps=3, more=2, batch=4, held_out=6, depth=3, width=8)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,12 @@ def test_every_way_is_trained_and_measured(result):
     assert [r.candidate for r in result.records] == list(WAYS)
     assert [r.baseline for r in result.records] == [None, "eager", "eager"]
     for record in result.records:
-        assert len(record.samples.seconds) == len(record.notes["losses"]) == PLAN.steps
+        assert len(record.samples.seconds) == PLAN.steps
     losses = result.facts["losses"]
-    assert len(set(losses["eager"])) == PLAN.steps
-    assert losses["eager"] == pytest.approx(losses["edgeops session"], abs=TOLERANCE)
+    assert len(set(losses["eager"])) == len(losses["eager"]) == PLAN.steps
+    assert losses["eager"] == pytest.approx(losses["edgeops session"][: PLAN.steps], abs=TOLERANCE)
+    assert len(losses["edgeops session"]) == PLAN.steps + PLAN.more
+    assert 0 <= result.facts["right"] <= 1
 
 
 def test_a_session_that_learns_otherwise_fails_the_chapter(monkeypatch):
