@@ -20,6 +20,7 @@ from edgeops.perf import Record, capture, interleave, paired_ratio
 from edgeops.tour.chapter import ChapterResult, Check, Context, Missing
 
 from ._list_ops import OPERATIONS, ListOpsNet, Node, draw, evaluate, size
+from ._training_figures import draw_losses, draw_steps
 
 if TYPE_CHECKING:
     from edgeops.perf.report import Section
@@ -177,8 +178,6 @@ class BatchingChapter:
 
     def present(self, result: ChapterResult, section: Section) -> None:
         """Text, table and figures."""
-        from edgeops.perf.plots import bars, lines
-
         facts, records = result.facts, result.records
         shapes = records[0].shapes
         section.text(
@@ -191,21 +190,8 @@ class BatchingChapter:
             result.rows,
             f"Medians of {len(facts['losses'][EAGER])} steps, {facts['clock']} clock, steps of the three interleaved.",
         )
-        steps = {name: (list(range(1, len(y) + 1)), y) for name, y in facts["losses"].items()}
-        section.figure(
-            lines(steps, title="Loss", xlabel="step", ylabel="cross entropy", markers=False),
-            "The three curves lie on each other as far as all three were trained.",
-        )
-        section.figure(
-            bars(
-                [r.candidate for r in records],
-                {"s per step": [r.median for r in records]},
-                whiskers={"s per step": [(r.samples.low, r.samples.high) for r in records]},
-                title="What a step costs",
-                ylabel="seconds",
-            ),
-            "Median and quartiles over the steps.",
-        )
+        draw_losses(section, facts["losses"], "The three curves lie on each other as far as all three were trained.")
+        draw_steps(section, records, "Median and quartiles over the steps.")
         section.table(("check", "found", "limit"), [(check.name, check.value, check.limit) for check in result.checks])
 
 

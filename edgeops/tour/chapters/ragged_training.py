@@ -17,6 +17,7 @@ from edgeops.perf import paired_ratio
 from edgeops.tour.chapter import ChapterResult, Check, Context, Missing
 from edgeops.tour.inputs import VERSE_GROUPS, labelled_verses, load_minilm, missing_minilm, missing_verses
 
+from ._training_figures import draw_losses, draw_steps
 from ._training_measure import NAMES, OURS, PADDED, SORTED, Training, TrainingInputs, TrainingPlan
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class TrainingChapter:
 
     def present(self, result: ChapterResult, section: Section) -> None:
         """Text, table and figures."""
-        from edgeops.perf.plots import bars, lines
+        from edgeops.perf.plots import bars
 
         facts, records = result.facts, result.records
         first = records[0]
@@ -130,21 +131,8 @@ class TrainingChapter:
             "Memory: forward and backward of the most expensive batch, weights not counted. Batches of like length are "
             "other batches, so their losses are not comparable step by step.",
         )
-        steps = {name: (list(range(1, len(y) + 1)), y) for name, y in facts["losses"].items()}
-        section.figure(
-            lines(steps, title="Loss", xlabel="step", ylabel="cross entropy", markers=False),
-            "The padded and the converted curve lie on each other.",
-        )
-        section.figure(
-            bars(
-                [r.candidate for r in records],
-                {"s per step": [r.median for r in records]},
-                whiskers={"s per step": [(r.samples.low, r.samples.high) for r in records]},
-                title="What a step costs",
-                ylabel="seconds",
-            ),
-            "Median and quartiles over the steps; batches differ.",
-        )
+        draw_losses(section, facts["losses"], "The padded and the converted curve lie on each other.")
+        draw_steps(section, records, "Median and quartiles over the steps; batches differ.")
         section.figure(
             bars(
                 [r.candidate for r in records],
