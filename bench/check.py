@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
-from bench.batching import schedule, tree_lstm
+from bench.batching import record, schedule, tree_lstm
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -57,6 +57,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B2": schedule.costs,
     "B3": schedule.held_out,
     "B4": schedule.learning,
+    "B6": record.figures,
     "B7": lambda: tree_lstm.figures(False),
     "B8": lambda: tree_lstm.figures(True),
     "overhead": _overhead,
