@@ -407,5 +407,7 @@ static void pack_run(
 
 template <class St>
 static void widen_run(const void* src, int64_t n, void* dst) {
-  widen<St>(static_cast<const typename St::S*>(src), static_cast<typename St::T*>(dst), n);
+  if (n > 0) {  // of an empty bias even the pointers may be null
+    widen<St>(static_cast<const typename St::S*>(src), static_cast<typename St::T*>(dst), n);
+  }
 }
