@@ -21,7 +21,7 @@ from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, Ragged
 
 _WIDE = (torch.float32, torch.float64)
 _rows_add = torch.ops.edgeops._rows_add
-_ALL = torch.empty(0, dtype=torch.int32)  # all rows of a table, for the native kernels
+ALL = torch.empty(0, dtype=torch.int32)  # all rows of a table, for the native kernels
 
 
 def matrix(x: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class Batch:
         if kind == TENSOR:
             x = torch.stack(self.flush.outside[at : at + count])
             self.flush.gathered_bytes += x.nbytes
-            return x, _ALL
+            return x, ALL
         table = self.flush.tables.values[number]
-        return (table[first : first + count], _ALL) if first >= 0 else (table, self.flush.rows[at : at + count])
+        return (table[first : first + count], ALL) if first >= 0 else (table, self.flush.rows[at : at + count])
 
     def list_rows(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
         """A list operand: a table, its rows of all calls one after another, and where each call's begin, `[m + 1]`."""

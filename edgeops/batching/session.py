@@ -164,13 +164,9 @@ class Session:
                     waiting.append((index, program, program.send(sent)))
                 except StopIteration as stop:
                     results[index] = stop.value
-            running = [(i, p, self._answer(wanted)) for i, p, wanted in self._ready(waiting)]
+            # the first answer flushes what all of them have recorded
+            running = [(i, p, self._answer(wanted)) for i, p, wanted in waiting]
         return results
-
-    def _ready(self, waiting: list[Any]) -> list[Any]:
-        if waiting:
-            self.flush()
-        return waiting
 
     def _answer(self, wanted: Any) -> Any:
         if isinstance(wanted, tuple):
@@ -199,9 +195,9 @@ def session(
     Raises:
         ValueError: no such scheduler.
 
-    >>> double = cell(lambda x: 2 * x)
-    >>> add = cell(lambda x, y: x + y)
-    >>> with session() as s:
+    >>> from edgeops import batching
+    >>> double, add = batching.cell(lambda x: 2 * x), batching.cell(torch.add)
+    >>> with batching.session() as s:
     ...     doubled = [double(torch.ones(2)) for _ in range(3)]
     ...     total = add(doubled[0], doubled[1])
     >>> s.tensor(total)
@@ -210,6 +206,3 @@ def session(
     2
     """
     return Session(scheduler, policy=policy, cache=cache)
-
-
-from edgeops.batching.cell import cell as cell  # noqa: E402  (the example above uses it)

@@ -114,7 +114,6 @@ void bind_record(py::module_& m) {
             return operands;
           },
           "(kind, class) of every operand of a variant.")
-      .def_property_readonly("nodes", [](const Recording& r) { return r.recorder.nodes(); })
       .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); });
   m.def(
       "set_current",

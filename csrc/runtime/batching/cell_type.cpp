@@ -8,10 +8,9 @@
 
 namespace edgeops::batching {
 
-PyTypeObject* value_type = nullptr;
-
 namespace {
 
+PyTypeObject* value_type = nullptr;
 thread_local PyObject* current_object = nullptr;  // borrowed: the session holds it
 thread_local Recording* current = nullptr;
 

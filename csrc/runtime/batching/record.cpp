@@ -16,20 +16,14 @@ int64_t Recorder::append(const Variant& variant, const int64_t* operands, int64_
   return value;
 }
 
-int32_t Recorder::class_of(int64_t value) const {
-  const int32_t node = producer_[value];
-  return variant_[node]->out_classes[value - first_value_[node]];
-}
-
 namespace {
 
-// Calls `on(slot, kind, first, count)` for every operand of a call.
+// Calls `on(kind, first, count)` for every operand of a call.
 template <class On>
 void each_operand(const Variant& variant, const int64_t* operands, On on) {
-  for (size_t slot = 0; slot < variant.operands.size(); ++slot) {
-    const Operand kind = variant.operands[slot];
+  for (const Operand kind : variant.operands) {
     const int64_t count = kind == Operand::list ? *operands++ : 1;
-    on(slot, kind, operands, count);
+    on(kind, operands, count);
     operands += count;
   }
 }
@@ -57,20 +51,19 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
     }
     g.type.push_back(type);
     const auto begin = g.args.size();
-    each_operand(
-        variant, &operands_[operand_start_[node]], [&](size_t, Operand kind, const int64_t* values, int64_t n) {
-          if (kind != Operand::value && kind != Operand::list) {
-            return;
-          }
-          for (int64_t i = 0; i < n; ++i) {
-            const int64_t arg = producer_[values[i]] - flushed_;
-            // several results of one call are one edge; a short look back finds nearly all of them
-            const auto from = g.args.end() - std::min<int64_t>(8, static_cast<int64_t>(g.args.size() - begin));
-            if (arg >= 0 && std::find(from, g.args.end(), static_cast<int32_t>(arg)) == g.args.end()) {
-              g.args.push_back(static_cast<int32_t>(arg));
-            }
-          }
-        });
+    each_operand(variant, &operands_[operand_start_[node]], [&](Operand kind, const int64_t* values, int64_t n) {
+      if (kind != Operand::value && kind != Operand::list) {
+        return;
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t arg = producer_[values[i]] - flushed_;
+        // several results of one call are one edge; a short look back finds nearly all of them
+        const auto from = g.args.end() - std::min<int64_t>(8, static_cast<int64_t>(g.args.size() - begin));
+        if (arg >= 0 && std::find(from, g.args.end(), static_cast<int32_t>(arg)) == g.args.end()) {
+          g.args.push_back(static_cast<int32_t>(arg));
+        }
+      }
+    });
     g.arg_start.push_back(static_cast<int64_t>(g.args.size()));
   }
   g.types = static_cast<int32_t>(type_variant.size());

@@ -29,9 +29,8 @@ struct Variant {
 // One batch of a flush: equal calls that run together.
 struct PlacedBatch {
   const Variant* variant;
-  int64_t count;  // calls
-  std::vector<int64_t>
-      operand_at;  // a call's operand rows (value, list), numbers, or tensors: from here in their array
+  int64_t count;                       // calls
+  std::vector<int64_t> operand_at;     // rows (value, list), numbers or tensors of an operand: from here in their array
   std::vector<int64_t> operand_count;  // how many; differs from `count` for lists
   std::vector<int64_t> first_row;      // rows first, first + 1, ... of their table; -1 when they are not consecutive
   std::vector<int64_t> starts_at;      // lists: count + 1 starts, from here in `starts`; -1 for others
@@ -66,7 +65,6 @@ class Recorder {
   int64_t pending() const {
     return nodes() - flushed_;
   }
-  int32_t class_of(int64_t value) const;
   // The batch that made a value, counted over all flushes; the value must have been flushed.
   int32_t batch_of(int64_t value) const {
     return batch_of_[producer_[value]];

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
+from edgeops.batching._execute import ALL
 from edgeops.batching.cell import NUMBER, Body
 
 _ops = torch.ops.edgeops
-ALL = torch.empty(0, dtype=torch.int32)
 Rows = tuple[Tensor, Tensor]  # a table, and which of its rows; none means all
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops.batching._execute import ALL
 from edgeops.batching._runtime import runtime
 from edgeops.batching.cell import FunctionBody
-from edgeops.batching.cells._native_body import ALL, NativeBody, joined, product, weight_grad
+from edgeops.batching.cells._native_body import NativeBody, joined, product, weight_grad
 
 _ops = torch.ops.edgeops
 
