@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include "arrays.h"
 #include "bind.h"
 #include "cell_type.h"
 #include "recording.h"
@@ -11,14 +12,6 @@ namespace edgeops::batching {
 namespace {
 
 namespace py = pybind11;
-
-// An array that takes over the vector's memory.
-template <class T>
-py::array_t<T> array_of(std::vector<T>&& values) {
-  auto* held = new std::vector<T>(std::move(values));
-  py::capsule owner(held, [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  return py::array_t<T>(static_cast<py::ssize_t>(held->size()), held->data(), owner);
-}
 
 py::tuple graph_of(const Recording& r) {
   std::vector<const Variant*> variants;
@@ -56,8 +49,8 @@ py::tuple place(
     batches[i] = batch_tuple(p.batches[i]);
   }
   return py::make_tuple(
-      batches, array_of(std::move(p.rows)), array_of(std::move(p.numbers)), array_of(std::move(p.tensors)),
-      array_of(std::move(p.starts)), p.used);
+      batches, array_of(std::move(p.rows), true), array_of(std::move(p.numbers), true),
+      array_of(std::move(p.tensors), true), array_of(std::move(p.starts), true), p.used);
 }
 
 // Where values stand that have been flushed: (rows, class, the batches that made them). Checks that they are values of
@@ -90,7 +83,7 @@ py::tuple locate(const py::object& self, const py::sequence& values) {
       makers.push_back(maker);
     }
   }
-  return py::make_tuple(array_of(std::move(rows)), value_class, py::tuple(py::cast(makers)));
+  return py::make_tuple(array_of(std::move(rows), true), value_class, py::tuple(py::cast(makers)));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "bind.h"
 #include "plan_cache.h"
 #include "schedule.h"
@@ -26,17 +27,6 @@ using Result = std::pair<py::array_t<int32_t>, py::array_t<int64_t>>;
 template <class T>
 std::vector<T> copied(const Array<T>& array) {
   return {array.data(), array.data() + array.size()};
-}
-
-// The vector's own memory as a read-only array.
-template <class T>
-py::array_t<T> given(std::vector<T>&& values) {
-  auto owner = std::make_unique<std::vector<T>>(std::move(values));
-  const py::capsule free(owner.get(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
-  const auto* held = owner.release();
-  py::array_t<T> out(static_cast<py::ssize_t>(held->size()), held->data(), free);
-  py::detail::array_proxy(out.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  return out;
 }
 
 // A member of a graph as a read-only array that keeps the graph alive.
@@ -114,7 +104,7 @@ Result scheduled(Plan&& plan) {
     const py::gil_scoped_release release;
     schedule = plan();
   }
-  return {given(std::move(schedule.order)), given(std::move(schedule.start))};
+  return {array_of(std::move(schedule.order), false), array_of(std::move(schedule.start), false)};
 }
 
 using Keys = std::vector<std::string>;
@@ -173,7 +163,7 @@ void bind_graph(py::module_& m) {
           const py::gil_scoped_release release;
           depths = typed_depths(graph);
         }
-        return given(std::move(depths));
+        return array_of(std::move(depths), false);
       });
 }
 
