@@ -32,12 +32,13 @@ class Ragged(NamedTuple):
 class Body:
     """What a cell computes. The executor hands it whole batches.
 
-    This one differentiates `run`, a function of rows, with PyTorch; `edgeops.batching.cells` has bodies that work on
-    the tables with native kernels and overwrite `forward`, `backward` and `finish`.
+    This one differentiates `run`, a function of rows, with PyTorch; `edgeops.batching.cells` has bodies with programs
+    for the native kernels.
     """
 
     name: str
     lone: bool = False
+    pure: bool = False  # equal operands give equal results: calls with the same integers are computed once
 
     def parameters(self) -> Sequence[Tensor]:
         """Tensors from outside that results depend on and that may want gradients."""
@@ -93,13 +94,13 @@ class Body:
             batch.out(which).copy_(y.detach())
         return (rows, results) if training else None
 
-    def backward(self, batch: Any, saved: Any) -> Any:
-        """Take the gradients of a batch's results to its operands. Returns what `finish` needs, or `None`."""
+    def backward(self, batch: Any, saved: Any) -> None:
+        """Take the gradients of a batch's results to its operands and to captured tensors."""
         rows, results = saved
         params = batch.flush.parameters[self]
         pairs = [(y, batch.grad_out(which)) for which, y in enumerate(results) if y.requires_grad]
         if not pairs:
-            return None
+            return
         places = [(slot, x.values if isinstance(x, Ragged) else x) for slot, x in enumerate(rows)]
         places = [(slot, x) for slot, x in places if x.requires_grad]
         ys, grads = zip(*pairs, strict=True)
@@ -111,13 +112,13 @@ class Body:
         for p, g in zip(params, found[len(places) :], strict=True):
             if g is not None:
                 batch.flush.add_captured(p, g.clone())
+
+    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool, bool]:
+        return self.infer(operands), self.lone, self.pure
+
+    def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Any:
+        """What the native runner runs in place of `forward` and `backward`: a `Program`, or `None`."""
         return None
-
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        """After all batches of a flush: `(batch, what backward returned)` of those where it was not `None`."""
-
-    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool]:
-        return self.infer(operands), self.lone
 
     def _eager(self, *operands: Any, **named: Any) -> Any:
         """A call outside of a session: runs at once, on one row."""

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the programs of built-in cells: one op call for any number of consecutive batches, no Python in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeops.batching._program import HEAD, TYPE_HEAD, Program
+
+FORWARD, BACKWARD, FINISH = range(3)
+_EMPTY = torch.empty(0)
+_NO_MARKS = torch.empty(0, dtype=torch.uint8)
+
+
+def matrix(x: Tensor) -> Tensor:
+    """Rows of any shape as rows of numbers, for the native kernels."""
+    if x.dim() == 2:
+        return x
+    return x[:, None] if x.dim() == 1 else x.flatten(1)
+
+
+class Runner:
+    """The programs of a flush on one device."""
+
+    def __init__(self, flush: Any, device: torch.device, programs: Sequence[Program | None], training: bool) -> None:
+        self._flush = flush
+        self._device = device
+        self._programs = programs
+        self._training = training
+        self._kept: dict[tuple[int, int], Tensor] = {}  # by type and number of the need
+        self._op = torch.ops.edgeops._batches_run.default
+        self._first = self._tables(False)
+        self._code = self._write_code(len(self._first[1]))
+        self._classes, self._tensors = self._first[0], [*self._first[1], *self._make(False)]
+
+    def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
+        """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
+        flush, tensors = self._flush, []
+        tables = flush.tables
+        known: dict[int, list[int]] = {}
+        sources = [tables.values, {}, flush.outside_tables, {}]
+        if grads:
+            sources[1] = {c: tables.grad(c) for c, t in tables.values.items() if t.is_floating_point()}
+            sources[3] = flush.outside_grad_tables
+        for which, source in enumerate(sources):
+            for number, table in source.items():
+                if table.device == self._device:
+                    known.setdefault(number, [-1] * 4)[which] = len(tensors)
+                    tensors.append(matrix(table.detach()))
+        flat = [-1] * (4 * (max(known, default=-1) + 1))
+        for number, indices in known.items():
+            flat[4 * number : 4 * number + 4] = indices
+        return torch.tensor(flat, dtype=torch.int64), tensors
+
+    def _write_code(self, first: int) -> Tensor:
+        """The programs as `code` of csrc/batching/program.h."""
+        head = [len(self._programs), int(self._training)]
+        body: list[int] = []
+        at = HEAD + TYPE_HEAD * len(self._programs)
+        for program in self._programs:
+            if program is None:
+                head.extend([0, -1, -1, -1])
+                continue
+            head.append(first)
+            first += len(program.needs)
+            for section in program.code:
+                head.append(at + len(body))
+                body.append(len(section))
+                body.extend(section)
+        return torch.tensor(head + body, dtype=torch.int64)
+
+    def _make(self, backward: bool) -> list[Tensor]:
+        """The tensors of all programs; those of the other direction are left empty."""
+        made = []
+        placed = self._flush.placed
+        for kind, program in enumerate(self._programs):
+            for number, need in enumerate(program.needs if program is not None else ()):
+                key = (kind, number)
+                role, rows = need.role, int(placed["largest"][kind])
+                dtype = self._flush.dtypes[kind]
+                tensor = self._kept.get(key)
+                if tensor is None and role in ("const", "kept"):
+                    if need.make is not None:
+                        tensor = need.make()
+                    else:
+                        rows = int(placed["total"][kind]) if self._training else rows
+                        tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
+                    self._kept[key] = tensor
+                elif tensor is None and role == "room":
+                    tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
+                elif tensor is None and backward:
+                    if role == "grad":
+                        like = need.make()  # type: ignore[misc]
+                        tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+                    elif need.make is not None:
+                        tensor = need.make()
+                    else:
+                        rows = int(placed["total"][kind])
+                        tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
+                made.append(_EMPTY if tensor is None else tensor)
+        return made
+
+    def _run(self, section: int, begin: int, end: int, marks: Tensor) -> None:
+        flush = self._flush
+        self._op(
+            self._code,
+            self._classes,
+            *flush.arrays,
+            marks,
+            self._tensors,
+            section,
+            begin,
+            end,
+            flush.first_batch,
+        )
+
+    def forward(self, begin: int, end: int) -> None:
+        """Run batches [begin, end)."""
+        self._run(FORWARD, begin, end, _NO_MARKS)
+
+    def prepare_backward(self) -> None:
+        """Make what backward needs."""
+        self._classes, tables = self._tables(True)
+        self._tensors = [*tables, *self._make(True)]
+        self._code = self._write_code(len(tables))
+
+    def backward(self, begin: int, end: int) -> None:
+        """Run batches [begin, end) backwards, those that a gradient has reached."""
+        self._run(BACKWARD, begin, end, torch.from_numpy(self._flush.tables.reached))
+
+    def finish(self, ran: Sequence[bool]) -> None:
+        """Gradients of the parameters, over all calls of each type at once, for types of which a batch `ran`."""
+        self._run(FINISH, 0, len(self._flush.placed["type"]), _NO_MARKS)
+        at = len(self._tensors) - sum(len(p.needs) for p in self._programs if p is not None)
+        for kind, program in enumerate(self._programs):
+            if program is None:
+                continue
+            module = program.module
+            for number, names in program.grads.items():
+                if ran[kind]:
+                    for i, name in enumerate(names):
+                        p, grad = getattr(module, name), self._tensors[at + number]
+                        self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
+            at += len(program.needs)
+        self._tensors = []  # kept buffers stay for another backward; gradients are given away
+
+
+def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:
+    """By type: whether a batch of it is marked as run backwards."""
+    return [bool(x) for x in np.bincount(kinds, weights=reached == 2, minlength=types) > 0]
