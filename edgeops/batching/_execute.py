@@ -127,7 +127,6 @@ class Flush:
         self.outside_tables = {c: self._stacked(rows) for c, rows in self._outside_rows.items()}
         self.outside_grad_tables: dict[int, Tensor] = {}
         self.devices = [None if p is None else p.device for p in programs]
-        self.dtypes = [None if p is None else p.dtype for p in programs]
         self.parameters = {body: list(body.parameters()) for body in bodies}
         self.counts = placed["records"][placed["offset"][:-1] + 2].tolist()
         self.saved: dict[int, Any] = {}  # by batch, of bodies that run themselves

@@ -7,12 +7,15 @@ them. csrc/batching/program.h says how both are coded; `_interpret.py` runs them
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from edgeops.batching._runtime import runtime
 
 CELLS = (
     "lstm_fwd",
@@ -29,6 +32,7 @@ CELLS = (
     "treegru_bwd",
 )  # in the order of csrc/batching/cells.h
 HEAD, TYPE_HEAD = 2, 4
+_serials = itertools.count()
 
 
 class Step(IntEnum):
@@ -72,14 +76,15 @@ class Place(NamedTuple):
 
 
 class Need(NamedTuple):
-    """A tensor of a program: made of parameters (`make`), or a buffer of rows so wide.
+    """A tensor of a program: made of `parameters` by `make`, or a buffer of rows so wide.
 
-    `role` is `"const"` (forward and backward), `"turned"` (backward), `"kept"`, `"d_kept"`, `"room"`, `"whole room"`
-    (backward, rows for all calls) or `"grad"` (of the parameter `make` gives).
+    `role` is `"const"` (forward and backward), `"table"` (a parameter itself), `"turned"` (backward), `"kept"`,
+    `"d_kept"`, `"room"`, `"whole room"` (backward, rows for all calls) or `"grad"` (of a parameter).
     """
 
     role: str
-    make: Callable[[], Any] | None
+    make: Callable[..., Tensor] | None
+    parameters: tuple[str, ...]
     width: int
 
 
@@ -99,22 +104,49 @@ class Program:
         self.device = device
         self.code: tuple[list[int], list[int], list[int]] = ([], [], [])
         self.needs: list[Need] = []
+        self.codes: dict[Any, Tensor] = {}  # of flushes whose first program this is
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
+        self.serial = next(_serials)
         self._known: dict[Any, int] = {}
+        self._made: dict[int, tuple[Any, Tensor]] = {}  # by number of a need: what it was made of, and the tensor
 
-    def _need(self, key: Any, role: str, make: Callable[[], Any] | None = None, width: int = 0) -> int:
+    def _need(
+        self,
+        key: Any,
+        role: str,
+        make: Callable[..., Tensor] | None = None,
+        parameters: tuple[str, ...] = (),
+        width: int = 0,
+    ) -> int:
         if key is None or key not in self._known:
-            self.needs.append(Need(role, make, width))
+            self.needs.append(Need(role, make, parameters, width))
             if key is None:
                 return len(self.needs) - 1
             self._known[key] = len(self.needs) - 1
         return self._known[key]
+
+    def make(self, number: int) -> Tensor:
+        """A tensor made of parameters: the last one, while they are what they were."""
+        _, make, names, _ = self.needs[number]
+        assert make is not None
+        parameters = [getattr(self.module, name) for name in names]
+        found = self._made.get(number)
+        seen = identity(parameters)
+        if found is not None and found[0] == seen:
+            return found[1]
+        made = make(*(p.detach() for p in parameters))
+        self._made[number] = (seen, made)
+        return made
 
     def _write(self, section: int, step: Step, *arguments: Any) -> None:
         flat: list[int] = []
         for x in arguments:
             flat.extend(int(y) for y in x) if isinstance(x, tuple) else flat.append(int(x))
         self.code[section].extend([len(flat) + 2, int(step), *flat])
+
+    def buffer(self, rows: int, width: int) -> Tensor:
+        """Memory for rows, without content."""
+        return torch.empty(rows, width, dtype=self.dtype, device=self.device)
 
     @staticmethod
     def operand(slot: int, width: int) -> Place:
@@ -150,14 +182,11 @@ class Program:
 
     def named(self, slot: int, parameter: str, width: int, grad: bool = False) -> Place:
         """Rows of a parameter, or of its gradient, by an integer operand."""
-        made = self._grad((parameter,)) if grad else self._need(("table", parameter), "const", self._get(parameter))
+        made = self._grad((parameter,)) if grad else self._need(("table", parameter), "table", _same, (parameter,))
         return Place(Where.NAMED, slot, made, 0, width)
 
-    def _get(self, parameter: str) -> Callable[[], Tensor]:
-        return lambda: getattr(self.module, parameter).detach()
-
     def _grad(self, parameters: tuple[str, ...]) -> int:
-        which = self._need(("grad", parameters), "grad", self._get(parameters[0]))
+        which = self._need(("grad", parameters), "grad", _same, parameters[:1])
         self.grads[which] = parameters
         return which
 
@@ -170,11 +199,11 @@ class Program:
         """
         m = self.module
         weights = tuple(parts)
-        pack = self._need(("pack", weights), "const", lambda: packed([getattr(m, w).detach() for w in weights]))
+        pack = self._need(("pack", weights), "const", packed, weights)
         there = tuple(b for b in biases if getattr(m, b) is not None)
         bias = -1
         if there:
-            bias = self._need(("bias", there), "const", lambda: padded(sum(getattr(m, b).detach() for b in there)))
+            bias = self._need(("bias", there), "const", padded, there)
         places = [place for part in parts.values() for place in part]
         self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)
         for i, (weight, part) in enumerate(parts.items()):
@@ -184,7 +213,6 @@ class Program:
 
     def backprop(self, to: Place, of: Place, linears: Sequence[Linear], section: int = 1, add: bool = True) -> None:
         """Gradients that come through products to the place `of`, added to the place `to` or written to it."""
-        m = self.module
         grads: list[Place] = []
         slices: list[tuple[str, int]] = []
         for linear in linears:
@@ -199,7 +227,8 @@ class Program:
         turned = self._need(
             ("turned", chosen, width),
             "turned",
-            lambda: packed([getattr(m, w).detach()[:, k : k + width].t() for w, k in chosen]),
+            lambda *given: packed(*(w[:, k : k + width].t() for w, (_, k) in zip(given, chosen, strict=True))),
+            tuple(w for w, _ in chosen),
         )
         if add:
             room = self.room(width, "whole room" if section == 2 else "room")
@@ -225,7 +254,19 @@ class Program:
         self._write(1, Step.SPREAD, self.d_operand(slot), self.d_result(to.slot))
 
 
-def packed(weights: list[Tensor]) -> Tensor:
+def identity(parameters: Sequence[Tensor]) -> Any:
+    """What parameters are: their memory and its content. Equal for as long as they have not changed."""
+    if any(p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
+        return object()  # unknown: never equal
+    blocks = [(p.data_ptr(), p.nbytes) for p in parameters]
+    return blocks, [p.dtype for p in parameters], runtime().digest(blocks)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def packed(*weights: Tensor) -> Tensor:
     """Weights side by side in the kernels' own order; GPUs take them as they are."""
     if weights[0].device.type != "cpu":
         return torch.cat(weights, 1)
@@ -233,10 +274,13 @@ def packed(weights: list[Tensor]) -> Tensor:
     return found
 
 
-def padded(bias: Tensor) -> Tensor:
-    """A bias in the compute dtype, with zeros up to the end of a packed weight's last panel."""
-    wide = torch.promote_types(bias.dtype, torch.float32)
+def padded(*biases: Tensor) -> Tensor:
+    """The sum of biases in the compute dtype, with zeros up to the end of a packed weight's last panel."""
+    bias = biases[0] if len(biases) == 1 else biases[0] + biases[1]
     if bias.device.type != "cpu":
         return bias
+    wide = torch.promote_types(bias.dtype, torch.float32)
     width = 64 // wide.itemsize
+    if bias.dtype == wide and len(bias) % width == 0:
+        return bias.contiguous()
     return torch.nn.functional.pad(bias.to(wide), (0, -len(bias) % width)).contiguous()

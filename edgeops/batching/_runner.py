@@ -14,6 +14,7 @@ from edgeops.batching._program import HEAD, TYPE_HEAD, Program
 
 FORWARD, BACKWARD, FINISH = range(3)
 _EMPTY = torch.empty(0)
+_MOST_CODES = 64
 _NO_MARKS = torch.empty(0, dtype=torch.uint8)
 
 
@@ -34,9 +35,9 @@ class Runner:
         self._training = training
         self._kept: dict[tuple[int, int], Tensor] = {}  # by type and number of the need
         self._op = torch.ops.edgeops._batches_run.default
-        self._first = self._tables(False)
-        self._code = self._write_code(len(self._first[1]))
-        self._classes, self._tensors = self._first[0], [*self._first[1], *self._make(False)]
+        self._classes, tables = self._tables(False)
+        self._tensors = [*tables, *self._make(False)]
+        self._code = self._code_of(len(tables))
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
@@ -56,6 +57,17 @@ class Runner:
         for number, indices in known.items():
             flat[4 * number : 4 * number + 4] = indices
         return torch.tensor(flat, dtype=torch.int64), tensors
+
+    def _code_of(self, first: int) -> Tensor:
+        """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
+        known = next(p.codes for p in self._programs if p is not None)
+        key = (first, self._training, *(-1 if p is None else p.serial for p in self._programs))
+        found = known.get(key)
+        if found is None:
+            if len(known) >= _MOST_CODES:
+                known.clear()
+            found = known[key] = self._write_code(first)
+        return found
 
     def _write_code(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h."""
@@ -77,31 +89,29 @@ class Runner:
     def _make(self, backward: bool) -> list[Tensor]:
         """The tensors of all programs; those of the other direction are left empty."""
         made = []
-        placed = self._flush.placed
+        placed, training = self._flush.placed, self._training
         for kind, program in enumerate(self._programs):
-            for number, need in enumerate(program.needs if program is not None else ()):
-                key = (kind, number)
-                role, rows = need.role, int(placed["largest"][kind])
-                dtype = self._flush.dtypes[kind]
-                tensor = self._kept.get(key)
-                if tensor is None and role in ("const", "kept"):
-                    if need.make is not None:
-                        tensor = need.make()
-                    else:
-                        rows = int(placed["total"][kind]) if self._training else rows
-                        tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
-                    self._kept[key] = tensor
-                elif tensor is None and role == "room":
-                    tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
-                elif tensor is None and backward:
-                    if role == "grad":
-                        like = need.make()  # type: ignore[misc]
-                        tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
-                    elif need.make is not None:
-                        tensor = need.make()
-                    else:
-                        rows = int(placed["total"][kind])
-                        tensor = torch.empty(rows, need.width, dtype=dtype, device=self._device)
+            if program is None:
+                continue
+            total, largest = placed["total"][kind], placed["largest"][kind]
+            for number, need in enumerate(program.needs):
+                role, parameters = need.role, need.parameters
+                tensor = self._kept.get((kind, number))
+                if tensor is not None:
+                    pass
+                elif role == "table":
+                    tensor = getattr(program.module, parameters[0]).detach()
+                elif role == "const" or (role == "turned" and backward):
+                    tensor = self._kept[kind, number] = program.make(number)
+                elif role == "kept" and training:
+                    tensor = self._kept[kind, number] = program.buffer(total, need.width)
+                elif role == "kept" or (role == "room" and (backward or not training)):
+                    tensor = program.buffer(largest, need.width)
+                elif backward and role == "grad":
+                    like = getattr(program.module, parameters[0])
+                    tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+                elif backward:  # "d_kept", "whole room"
+                    tensor = program.buffer(total, need.width)
                 made.append(_EMPTY if tensor is None else tensor)
         return made
 
@@ -127,7 +137,7 @@ class Runner:
         """Make what backward needs."""
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
-        self._code = self._write_code(len(tables))
+        self._code = self._code_of(len(tables))
 
     def backward(self, begin: int, end: int) -> None:
         """Run batches [begin, end) backwards, those that a gradient has reached."""

@@ -25,8 +25,11 @@ class NativeBody(Body):
         self._run = run
         self._programs: dict[int, Program] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_programs": {}}
+
     def parameters(self) -> list[Tensor]:
-        return list(self.module.parameters())
+        return [p for p in self.module._parameters.values() if p is not None]
 
     def run(self, *rows: Any) -> Any:
         return self._run(*rows)

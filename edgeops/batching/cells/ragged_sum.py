@@ -45,6 +45,9 @@ class _Sum(Body):
     def __init__(self) -> None:
         self._programs: dict[int, Program] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_programs": {}}
+
     def parameters(self) -> list[Tensor]:
         return []
 
