@@ -110,11 +110,11 @@ struct View {
   ScalarType type;
 };
 
-template <class T>
+template <class T, class S = T>
 void add_rows(const View& to, const View& from) {
   for (int64_t i = 0; i < from.count; ++i) {
     const int64_t source = from.rows == nullptr ? i : from.rows[i], target = to.rows == nullptr ? i : to.rows[i];
-    const T* x = reinterpret_cast<const T*>(from.data) + source * from.stride;
+    const S* x = reinterpret_cast<const S*>(from.data) + source * from.stride;
     T* y = reinterpret_cast<T*>(to.data) + target * to.stride;
     for (int64_t k = 0; k < from.width; ++k) {
       y[k] = static_cast<T>(y[k] + x[k]);
@@ -380,16 +380,24 @@ class Runner {
   }
 
   static void add(const View& to, const View& from) {
-    expect(to.type == from.type && to.count == from.count && to.width == from.width, "sums of other shapes or dtypes");
+    using torch::headeronly::BFloat16, torch::headeronly::Half;
+    expect(to.count == from.count && to.width == from.width, "sums of other shapes");
+    if (to.type == ScalarType::Float && from.type == ScalarType::Half) {  // gradients of parameters are kept wide
+      return add_rows<float, Half>(to, from);
+    }
+    if (to.type == ScalarType::Float && from.type == ScalarType::BFloat16) {
+      return add_rows<float, BFloat16>(to, from);
+    }
+    expect(to.type == from.type, "sums of other dtypes");
     switch (to.type) {
       case ScalarType::Float:
         return add_rows<float>(to, from);
       case ScalarType::Double:
         return add_rows<double>(to, from);
       case ScalarType::Half:
-        return add_rows<torch::headeronly::Half>(to, from);
+        return add_rows<Half>(to, from);
       case ScalarType::BFloat16:
-        return add_rows<torch::headeronly::BFloat16>(to, from);
+        return add_rows<BFloat16>(to, from);
       default:
         broken("a dtype without kernels");
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Programs of cells: what the batches of a flush do, as arrays of integers that one op runs without Python in between.
-// edgeops/batching/_program.py writes them, edgeops/batching/_interpret.py is the readable twin.
+// edgeops/batching/_program.py writes them, edgeops/batching/_reference_batches.py is the readable twin.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ from edgeops import _native
 from edgeops._common import message
 from edgeops.batching import _reference as twin
 from edgeops.batching._cuda import register_cuda
-from edgeops.batching._interpret import batches_run_reference
+from edgeops.batching._reference_batches import batches_run_reference
 
 PUBLIC: dict[str, Callable[..., Any]] = {}
 TWINS: dict[str, Callable[..., Any]] = {

@@ -2,7 +2,7 @@
 """Programs of built-in cells: what a batch computes, forward and backward, as integers that one native op runs.
 
 A `Program` is written once for each signature of a cell: places (rows of operands, results, kept buffers) and steps on
-them. csrc/batching/program.h says how both are coded; `_interpret.py` runs them in plain PyTorch.
+them. csrc/batching/program.h says how both are coded; `_reference_batches.py` runs them in plain PyTorch.
 """
 
 from __future__ import annotations

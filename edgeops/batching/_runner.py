@@ -34,7 +34,6 @@ class Runner:
         self._programs = programs
         self._training = training
         self._kept: dict[tuple[int, int], Tensor] = {}  # by type and number of the need
-        self._op = torch.ops.edgeops._batches_run.default
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
@@ -115,23 +114,17 @@ class Runner:
                 made.append(_EMPTY if tensor is None else tensor)
         return made
 
-    def _run(self, section: int, begin: int, end: int, marks: Tensor) -> None:
+    def arguments(self, section: int, begin: int, end: int, marks: Tensor = _NO_MARKS) -> tuple[Any, ...]:
+        """The arguments of `_batches_run` for a section of the batches [begin, end)."""
         flush = self._flush
-        self._op(
-            self._code,
-            self._classes,
-            *flush.arrays,
-            marks,
-            self._tensors,
-            section,
-            begin,
-            end,
-            flush.first_batch,
-        )
+        return self._code, self._classes, *flush.arrays, marks, self._tensors, section, begin, end, flush.first_batch
+
+    def _run(self, *what: Any) -> None:
+        torch.ops.edgeops._batches_run.default(*self.arguments(*what))
 
     def forward(self, begin: int, end: int) -> None:
         """Run batches [begin, end)."""
-        self._run(FORWARD, begin, end, _NO_MARKS)
+        self._run(FORWARD, begin, end)
 
     def prepare_backward(self) -> None:
         """Make what backward needs."""
@@ -145,7 +138,7 @@ class Runner:
 
     def finish(self, ran: Sequence[bool]) -> None:
         """Gradients of the parameters, over all calls of each type at once, for types of which a batch `ran`."""
-        self._run(FINISH, 0, len(self._flush.placed["type"]), _NO_MARKS)
+        self._run(FINISH, 0, len(self._flush.placed["type"]))
         at = len(self._tensors) - sum(len(p.needs) for p in self._programs if p is not None)
         for kind, program in enumerate(self._programs):
             if program is None:

@@ -19,6 +19,7 @@ class Embedding(nn.Embedding):
 
     `padding_idx`, `max_norm`, `scale_grad_by_freq` and `sparse` are `nn.Embedding`'s own and not read by `look_up`.
 
+    >>> import torch
     >>> from edgeops import batching
     >>> words = Embedding(10, 4)
     >>> with batching.session() as s:

@@ -18,6 +18,7 @@ class GRU(nn.GRUCell):
 
     Constructor, parameters and `state_dict` are `nn.GRUCell`'s; gates are in its order r, z, n.
 
+    >>> import torch
     >>> from edgeops import batching
     >>> cell = GRU(4, 3)
     >>> with batching.session() as s:

@@ -18,6 +18,7 @@ class LSTM(nn.LSTMCell):
 
     Constructor, parameters and `state_dict` are `nn.LSTMCell`'s; gates are in its order i, f, g, o.
 
+    >>> import torch
     >>> from edgeops import batching
     >>> cell = LSTM(4, 3)
     >>> with batching.session() as s:

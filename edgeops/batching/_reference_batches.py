@@ -31,11 +31,11 @@ _CELLS: dict[str, Callable[..., None]] = {
     "treegru_fwd": twin.treegru_cell_fwd_reference,
     "treegru_bwd": twin.treegru_cell_bwd_reference,
 }
-# Arguments that the ops take as one matrix [2m, h] and programs as two places; arguments that come with a row list.
-_HALVES = {"reset_fwd": (3,), "reset_bwd": (3,), "treegru_fwd": (0,), "treegru_bwd": (0, 6)}
+# Which arguments ops take as one matrix [2m, h] where programs have two places, and which come with a row list.
+_HALVES = {"reset_fwd": (3,), "reset_bwd": (3,), "treegru_fwd": (0,), "treegru_bwd": (0, 5)}
 _LISTED = {
     "lstm_fwd": (1,), "lstm_bwd": (1,), "treelstm_fwd": (1, 2), "treelstm_bwd": (1, 2), "gru_fwd": (2,),
-    "gru_bwd": (2,), "reset_fwd": (1, 2), "reset_bwd": (1, 2), "treegru_fwd": (3, 4), "treegru_bwd": (3, 4),
+    "gru_bwd": (2,), "reset_fwd": (1, 2), "reset_bwd": (1, 2), "treegru_fwd": (2, 3), "treegru_bwd": (2, 3),
 }  # fmt: skip
 
 
@@ -191,7 +191,7 @@ class _Interpreter:
     @staticmethod
     def add(to: _Rows, source: Tensor) -> None:
         rows = to.rows if to.rows.numel() else torch.arange(len(source), device=source.device)
-        to.table.index_add_(0, rows, source)
+        to.table.index_add_(0, rows, source.to(to.table.dtype))
 
     @staticmethod
     def cell(name: str, places: list[_Rows]) -> None:
