@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,7 +121,12 @@ class Runner:
         return self._code, self._classes, *flush.arrays, marks, self._tensors, section, begin, end, flush.first_batch
 
     def _run(self, *what: Any) -> None:
-        torch.ops.edgeops._batches_run.default(*self.arguments(*what))
+        try:
+            torch.ops.edgeops._batches_run.default(*self.arguments(*what))
+        except (RuntimeError, ValueError) as error:  # the op knows cells by number only
+            bodies = self._flush.bodies
+            told = re.sub(r"batching cell #(\d+)", lambda found: f"batching cell {bodies[int(found[1])].name}", str(error))
+            raise type(error)(told) from None
 
     def forward(self, begin: int, end: int) -> None:
         """Run batches [begin, end)."""

@@ -91,7 +91,13 @@ class Body:
         with torch.set_grad_enabled(training):
             results = self.outputs(*rows)
         for which, y in enumerate(results):
-            batch.out(which).copy_(y.detach())
+            to = batch.out(which)
+            if y.dtype != to.dtype or y.shape != to.shape:
+                rule = "results must keep the dtype and the shape of their first call"
+                got = f"{y.dtype} of shape {tuple(y.shape)} for {to.dtype} of shape {tuple(to.shape)}"
+                advice = "Give rows of one shape; after converting a module make its cells anew."
+                raise ValueError(message(f"batching cell {self.name}", rule, got, advice))
+            to.copy_(y.detach())
         return (rows, results) if training else None
 
     def backward(self, batch: Any, saved: Any) -> None:
@@ -210,7 +216,18 @@ def leaves_of(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor
     return found
 
 
-class CellModule(nn.Module):
+class CellOwner(nn.Module):
+    """A module with cells as attributes. They forget dtypes and devices when the module is converted (`.to()`)."""
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._apply(*args, **kwargs)
+        for x in vars(self).values():
+            if isinstance(x, runtime().Cell):
+                x.forget()
+        return result
+
+
+class CellModule(CellOwner):
     """A module as a cell: parameters, `state_dict` and `to` are the module's own, under `cell.`."""
 
     def __init__(self, module: nn.Module, lone: bool = False) -> None:

@@ -322,7 +322,14 @@ PyObject* cell_setstate(PyObject* object, PyObject* owner) {
   Py_RETURN_NONE;
 }
 
+// What comes out of this cell is asked again: its parameters may have another dtype now.
+PyObject* cell_forget(PyObject* object, PyObject*) {
+  reinterpret_cast<CellObject*>(object)->variants->clear();
+  Py_RETURN_NONE;
+}
+
 PyMethodDef cell_methods[] = {
+    {"forget", cell_forget, METH_NOARGS, "Ask the owner again what comes out of calls."},
     {"__reduce__", cell_reduce, METH_NOARGS, nullptr},
     {"__setstate__", cell_setstate, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -50,9 +50,14 @@ class NativeBody(Body):
     def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Program:
         found = self._programs.get(variant)
         if found is None:
-            p = next(self.module.parameters())
-            found = self._programs[variant] = Program(self.module, p.dtype, p.device)
+            first = self.parameters()[0]
+            found = self._programs[variant] = Program(self.module, first.dtype, first.device)
             self.write(found, operands)
+        for p in self.parameters():
+            if p.dtype != found.dtype or p.device != found.device:
+                rule = "parameters must keep the dtype and device of the first call"
+                got, advice = f"{p.dtype} on {p.device}", "Convert the whole module with .to()."
+                raise TypeError(message(f"batching cell {self.name}", rule, got, advice))
         return found
 
 

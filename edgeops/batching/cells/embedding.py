@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
+from edgeops.batching.cell import CellOwner
 from edgeops.batching.cells._native_body import NativeBody
 
 
-class Embedding(nn.Embedding):
+class Embedding(CellOwner, nn.Embedding):
     """`nn.Embedding` for sessions: `look_up(id) -> row`. Constructor, parameters and `state_dict` are `nn.Embedding`'s.
 
     `padding_idx`, `max_norm`, `scale_grad_by_freq` and `sparse` are `nn.Embedding`'s own and not read by `look_up`.

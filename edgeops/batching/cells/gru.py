@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
+from edgeops.batching.cell import CellOwner
 from edgeops.batching.cells._native_body import NativeBody
 
 
-class GRU(nn.GRUCell):
+class GRU(CellOwner, nn.GRUCell):
     """`nn.GRUCell` for sessions: `step(x, h) -> h` with rows of one instance.
 
     Constructor, parameters and `state_dict` are `nn.GRUCell`'s; gates are in its order r, z, n.

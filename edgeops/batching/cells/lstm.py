@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
+from edgeops.batching.cell import CellOwner
 from edgeops.batching.cells._native_body import NativeBody
 
 
-class LSTM(nn.LSTMCell):
+class LSTM(CellOwner, nn.LSTMCell):
     """`nn.LSTMCell` for sessions: `step(x, h, c) -> (h, c)` with rows of one instance.
 
     Constructor, parameters and `state_dict` are `nn.LSTMCell`'s; gates are in its order i, f, g, o.

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from edgeops.batching._program import Place, Program
 from edgeops.batching._runtime import runtime
-from edgeops.batching.cell import FunctionBody
+from edgeops.batching.cell import CellOwner, FunctionBody
 from edgeops.batching.cells._native_body import NativeBody
 
 
-class BinaryTreeGRU(nn.Module):
+class BinaryTreeGRU(CellOwner):
     """Cells of a binary TreeGRU; use `leaf` and `inner` inside a session. ED-Batch, section 5; spec section 7.1.
 
     `leaf(x) -> h`: `z = sigmoid(W x + b)`, `c = tanh(W x + b)`, `h = (1 - z) c`.

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from edgeops._common.errors import message
 from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
-from edgeops.batching.cell import NUMBER
+from edgeops.batching.cell import NUMBER, CellOwner
 from edgeops.batching.cells._native_body import NativeBody
 
 
-class BinaryTreeLSTM(nn.Module):
+class BinaryTreeLSTM(CellOwner):
     """Cells of a binary TreeLSTM; use `leaf` and `inner` inside a session. ED-Batch, section 5; spec section 7.1.
 
     `leaf(x) -> (h, c)`: `i, o = sigmoid(W x + b)`, `u = tanh(W x + b)`, `c = i u`, `h = o tanh(c)`.
