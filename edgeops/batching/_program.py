@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edgeops.batching._runtime import runtime
-
 CELLS = (
     "lstm_fwd",
     "lstm_bwd",
@@ -108,7 +106,6 @@ class Program:
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
         self.serial = next(_serials)
         self._known: dict[Any, int] = {}
-        self._made: dict[int, tuple[Any, Tensor]] = {}  # by number of a need: what it was made of, and the tensor
 
     def _need(
         self,
@@ -126,23 +123,10 @@ class Program:
         return self._known[key]
 
     def make(self, number: int) -> Tensor:
-        """A tensor made of parameters: the last one, while they are what they were."""
+        """A tensor made of parameters. Made anew for every flush: that costs less than to find out that it need not."""
         _, make, names, _ = self.needs[number]
         assert make is not None
-        parameters = [getattr(self.module, name) for name in names]
-        found = self._made.get(number)
-        seen = identity(parameters)
-        if found is not None and found[0] == seen:
-            return found[1]
-        made = make(*(p.detach() for p in parameters))
-        self._made[number] = (seen, made)
-        return made
-
-    def _write(self, section: int, step: Step, *arguments: Any) -> None:
-        flat: list[int] = []
-        for x in arguments:
-            flat.extend(int(y) for y in x) if isinstance(x, tuple) else flat.append(int(x))
-        self.code[section].extend([len(flat) + 2, int(step), *flat])
+        return make(*(getattr(self.module, name).detach() for name in names))
 
     def buffer(self, rows: int, width: int) -> Tensor:
         """Memory for rows, without content."""
@@ -252,14 +236,6 @@ class Program:
         """`to = the sums of the lists` of an operand, with its backward."""
         self._write(0, Step.SUM, to, self.operand(slot, -1))
         self._write(1, Step.SPREAD, self.d_operand(slot), self.d_result(to.slot))
-
-
-def identity(parameters: Sequence[Tensor]) -> Any:
-    """What parameters are: their memory and its content. Equal for as long as they have not changed."""
-    if any(p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
-        return object()  # unknown: never equal
-    blocks = [(p.data_ptr(), p.nbytes) for p in parameters]
-    return blocks, [p.dtype for p in parameters], runtime().digest(blocks)
 
 
 def _same(x: Tensor) -> Tensor:
