@@ -128,6 +128,12 @@ class Program:
         assert make is not None
         return make(*(getattr(self.module, name).detach() for name in names))
 
+    def _write(self, section: int, step: Step, *arguments: Any) -> None:
+        flat: list[int] = []
+        for x in arguments:
+            flat.extend(int(y) for y in x) if isinstance(x, tuple) else flat.append(int(x))
+        self.code[section].extend([len(flat) + 2, int(step), *flat])
+
     def buffer(self, rows: int, width: int) -> Tensor:
         """Memory for rows, without content."""
         return torch.empty(rows, width, dtype=self.dtype, device=self.device)
