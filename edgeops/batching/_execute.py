@@ -28,17 +28,22 @@ _WIDE = (torch.float32, torch.float64)
 _rows_add = torch.ops.edgeops._rows_add
 
 
+def _nothing() -> Tensor:
+    """A token: carries no numbers, ties flushes together."""
+    return torch.zeros(0, device="cpu")
+
+
 class Batch:
     """Equal calls of a cell that run together: where their operands and results stand."""
 
-    __slots__ = ("count", "flush", "kinds", "operands", "outs")
+    __slots__ = ("count", "device", "flush", "operands", "outs")
 
-    def __init__(self, flush: Flush, record: list[int]) -> None:
-        """`record` is one of csrc/runtime/batching/record.h."""
+    def __init__(self, flush: Flush, record: list[int], device: torch.device) -> None:
+        """`record` is one of csrc/runtime/batching/record.h, `device` where the cell's integers are wanted."""
         _, _, self.count, _, slots, outs = record[:6]
         self.flush = flush
+        self.device = device
         self.operands = [record[6 + 8 * i : 14 + 8 * i] for i in range(slots)]
-        self.kinds = [operand[0] for operand in self.operands]
         at = 6 + 8 * slots
         self.outs = [(record[at + 2 * i], record[at + 2 * i + 1]) for i in range(outs)]
 
@@ -47,19 +52,21 @@ class Batch:
         kind, number, at, count, first, starts_at = self.operands[slot][:6]
         flush = self.flush
         if kind == NUMBER:
-            return flush.numbers[at : at + count]
+            return flush.on(self.device)[1][at : at + count]
         # .data: rows written later must not count as changes of rows that a graph has kept
         table = (flush.outside_tables if kind == TENSOR else flush.tables.values)[number].data
         if first >= 0:
             x = table[first : first + count]
         else:
-            x = table.index_select(0, flush.rows[at : at + count])
+            x = table.index_select(0, flush.on(table.device)[0][at : at + count])
             flush.gathered_bytes += x.nbytes
         if wants_grad:
             x = x.detach()
             if x.is_floating_point():
                 x.requires_grad_()
-        return x if kind != LIST else Ragged(x, flush.starts[starts_at : starts_at + self.count + 1])
+        if kind != LIST:
+            return x
+        return Ragged(x, flush.on(table.device)[2][starts_at : starts_at + self.count + 1])
 
     def out(self, which: int) -> Tensor:
         """The rows of a result."""
@@ -87,7 +94,7 @@ class Batch:
         elif table.dtype in _WIDE and table.device.type == "cpu":
             _rows_add(matrix(grad), flush.rows[at : at + count], matrix(table))
         else:
-            table.index_add_(0, flush.rows[at : at + count], grad)
+            table.index_add_(0, flush.on(table.device)[0][at : at + count], grad)
 
 
 class Flush:
@@ -116,9 +123,10 @@ class Flush:
         self.bodies = bodies
         self.programs = programs
         self.makers = placed["makers"]
-        self.records, offsets, self.rows, self.numbers, self.starts, makers = self.arrays = tuple(
+        _, _, self.rows, numbers, starts, _ = self._arrays = tuple(
             torch.from_numpy(placed[name]) for name in ("records", "offset", "rows", "numbers", "starts", "makers")
         )
+        self._on = {torch.device("cpu"): (self.rows, numbers, starts)}
         self.outside = [outside[i] for i in placed["tensors"]]
         self.gathered_bytes = 0
         self._outside_rows: dict[int, list[int]] = {}  # by class: which of `outside` are the rows of its table
@@ -159,7 +167,7 @@ class Flush:
             wanted = [*captured.values(), *(x for x in self.outside if x.requires_grad)]
             if token is not None or wanted:
                 self.captured = list(captured.values())
-                empty = torch.zeros(0) if token is None else token
+                empty = _nothing() if token is None else token
                 result: Tensor = _Tape.apply(self, empty, *wanted)
                 return result
         with torch.no_grad():
@@ -184,12 +192,27 @@ class Flush:
             self._runners = {}
             self.saved = {}
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Row numbers, integers and starts of lists on a device: one upload a flush."""
+        found = self._on.get(device)
+        if found is None:
+            rows, numbers, starts = (x.to(device, non_blocking=True) for x in self._on[torch.device("cpu")])
+            found = self._on[device] = rows, numbers, starts
+        return found
+
+    def arrays(self, device: torch.device) -> tuple[Tensor, ...]:
+        """What `_batches_run` reads; integers that name rows are checked on the CPU."""
+        records, offsets, _, numbers, _, makers = self._arrays
+        rows, _, starts = self.on(device)
+        return records, offsets, rows, numbers, starts, makers
+
     def _body(self, b: int) -> Body:
         return self.bodies[self.placed["type"][b]]
 
     def _batch(self, b: int) -> Batch:
         begin, end = self.placed["offset"][b : b + 2]
-        return Batch(self, self.placed["records"][begin:end].tolist())
+        body = self._body(b)
+        return Batch(self, self.placed["records"][begin:end].tolist(), body.device(self.parameters[body]))
 
     def backward(self) -> None:
         """Run the batches backwards, those that a gradient has reached. Fills `captured_grads` and outside ones."""
@@ -243,7 +266,7 @@ class _Tape(torch.autograd.Function):
     def forward(ctx: Any, flush: Flush, token: Tensor, *wanted: Tensor) -> Tensor:
         ctx.flush = flush
         flush.forward(True)
-        return torch.zeros(0)
+        return _nothing()
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
@@ -251,7 +274,7 @@ class _Tape(torch.autograd.Function):
         with torch.no_grad():
             flush.backward()
         of_captured = (flush.captured_grads.get(id(p)) for p in flush.captured)
-        grads = (None, torch.zeros(0), *of_captured, *flush.outside_grads())
+        grads = (None, _nothing(), *of_captured, *flush.outside_grads())
         if not torch.is_grad_enabled():
             return grads
         return _native.refuse_second_order("batching.session", grads, (*flush.captured, *flush.outside))
@@ -270,11 +293,12 @@ class _Extract(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         ctx.tables.reached[list(ctx.makers)] = 1
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
-        return None, None, None, None, torch.zeros(0)
+        return None, None, None, None, _nothing()
 
 
 def extract(tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor | None) -> Tensor:
     """Rows of a class, results of the batches `makers`, as a tensor of their own."""
+    rows = rows.to(tables.values[number].device)
     if token is None or not token.requires_grad or not value_class(number).dtype.is_floating_point:
         return tables.values[number].index_select(0, rows)
     result: Tensor = _Extract.apply(tables, number, rows, makers, token)

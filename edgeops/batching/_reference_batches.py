@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeops.batching import _reference as twin
 from edgeops.batching._program import CELLS, HEAD, TYPE_HEAD, Step, Where
 
-_ALL = torch.empty(0, dtype=torch.int32)
+_ALL = torch.empty(0, dtype=torch.int32, device="cpu")
 _CELLS: dict[str, Callable[..., None]] = {
     "lstm_fwd": twin.lstm_cell_fwd_reference,
     "lstm_bwd": twin.lstm_cell_bwd_reference,
@@ -56,7 +56,7 @@ class _Interpreter:
         self.records = records.tolist()
         self.rows, self.numbers, self.starts, self.makers = rest
         self.reached, self.tensors, self.first_batch = reached, tensors, first_batch
-        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.device = self.rows.device
         self.batch: list[list[int]] = []
 
     def take(self, b: int) -> None:
@@ -86,7 +86,7 @@ class _Interpreter:
         table, rows = self._rows(Where(where), slot, tensor)
         if table is None:
             return None
-        return _Rows(table[:, column : table.shape[1] if width < 0 else column + width], rows.to(self.device))
+        return _Rows(table[:, column : table.shape[1] if width < 0 else column + width], rows.to(table.device))
 
     def _rows(self, where: Where, slot: int, tensor: int) -> tuple[Tensor | None, Tensor]:
         m = self.m
@@ -97,7 +97,7 @@ class _Interpreter:
             if len(given) == 1 and given[0][4] >= 0 and table is not None:
                 return table[given[0][4] : given[0][4] + given[0][3]], _ALL
             lists = [
-                torch.arange(x[4], x[4] + x[3], dtype=torch.int32) if outside else self.rows[x[2] : x[2] + x[3]]
+                torch.arange(x[4], x[4] + x[3], dtype=torch.int32, device=self.device) if outside else self.rows[x[2] : x[2] + x[3]]
                 for x in given
             ]
             return table, torch.cat(lists)

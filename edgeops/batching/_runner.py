@@ -14,9 +14,9 @@ from torch import Tensor
 from edgeops.batching._program import HEAD, TYPE_HEAD, Program
 
 FORWARD, BACKWARD, FINISH = range(3)
-_EMPTY = torch.empty(0)
+_EMPTY = torch.empty(0, device="cpu")
 _MOST_CODES = 64
-_NO_MARKS = torch.empty(0, dtype=torch.uint8)
+_NO_MARKS = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 def matrix(x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Runner:
         flat = [-1] * (4 * (max(known, default=-1) + 1))
         for number, indices in known.items():
             flat[4 * number : 4 * number + 4] = indices
-        return torch.tensor(flat, dtype=torch.int64), tensors
+        return torch.tensor(flat, dtype=torch.int64, device="cpu"), tensors
 
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
@@ -84,7 +84,7 @@ class Runner:
                 head.append(at + len(body))
                 body.append(len(section))
                 body.extend(section)
-        return torch.tensor(head + body, dtype=torch.int64)
+        return torch.tensor(head + body, dtype=torch.int64, device="cpu")
 
     def _make(self, backward: bool) -> list[Tensor]:
         """The tensors of all programs; those of the other direction are left empty."""
@@ -118,7 +118,8 @@ class Runner:
     def arguments(self, section: int, begin: int, end: int, marks: Tensor = _NO_MARKS) -> tuple[Any, ...]:
         """The arguments of `_batches_run` for a section of the batches [begin, end)."""
         flush = self._flush
-        return self._code, self._classes, *flush.arrays, marks, self._tensors, section, begin, end, flush.first_batch
+        arrays = flush.arrays(self._device)
+        return self._code, self._classes, *arrays, marks, self._tensors, section, begin, end, flush.first_batch
 
     def _run(self, *what: Any) -> None:
         try:

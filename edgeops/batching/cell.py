@@ -58,19 +58,24 @@ class Body:
                 raise TypeError(message(self.name, rule, describe(y), "Return rows of tensors."))
         return results
 
+    def device(self, parameters: Sequence[Tensor]) -> torch.device:
+        """Where integer operands are given to `run`: with the first of its `parameters`."""
+        return parameters[0].device if parameters else torch.device("cpu")
+
     def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Classes of the results, from kind and class of every operand."""
         rows = 2
+        where = self.device(self.parameters())
 
         def results_of_zeros() -> tuple[Tensor, ...]:
             examples: list[Any] = []
             for kind, number in operands:
                 if kind == NUMBER:
-                    examples.append(torch.zeros(rows, dtype=torch.int64))
+                    examples.append(torch.zeros(rows, dtype=torch.int64, device=where))
                     continue
                 of = value_class(number)
                 x = torch.zeros(rows, *of.shape, dtype=of.dtype, device=of.device)
-                examples.append(Ragged(x, torch.arange(rows + 1)) if kind == LIST else x)
+                examples.append(Ragged(x, torch.arange(rows + 1, device=of.device)) if kind == LIST else x)
             return self.outputs(*examples)
 
         # on zeros, not on fake tensors: shapes inside may depend on content
@@ -132,11 +137,14 @@ class Body:
             rule = "a cell takes operands by position"
             raise TypeError(message(self.name, rule, f"keywords {sorted(named)}", "Give them in order."))
 
+        where = self.device(self.parameters())
+
         def rows(x: Any) -> Any:
             if isinstance(x, int):
-                return torch.tensor([x])
+                return torch.tensor([x], device=where)
             if isinstance(x, (list, tuple)):
-                return Ragged(torch.stack(list(x)), torch.tensor([0, len(x)]))
+                values = torch.stack(list(x))
+                return Ragged(values, torch.tensor([0, len(x)], device=values.device))
             if not isinstance(x, Tensor):
                 rule = "an operand must be a tensor, an integer or a list"
                 raise TypeError(message(self.name, rule, describe(x), "Convert it."))

@@ -338,3 +338,18 @@ def test_cells_that_no_gradient_reaches() -> None:
     for p, grad in zip(tree.parameters(), want, strict=True):
         torch.testing.assert_close(p.grad, grad)
     assert all(p.grad is None for p in step.parameters())
+
+
+def test_the_default_device_does_not_matter() -> None:
+    """Tensors that a session makes for itself stand where its parameters are."""
+    tree = BinaryTreeLSTM(3, 4, num_embeddings=9)
+    double = batching.cell(lambda h: 2 * h)
+    with torch.device("meta"):
+        with batching.session() as s:
+            h, _ = tree.inner(*tree.leaf(1), *tree.leaf(2))
+            total = double(h)
+        loss = s.tensor(total).sum()
+        loss.backward()
+    assert loss.device.type == "cpu"
+    assert tree.inner_weight.grad is not None
+    assert tree.inner_weight.grad.device.type == "cpu"
