@@ -127,7 +127,7 @@ def _cases(suite: str) -> list[Case]:
 
 def _build(case: Case, device: torch.device) -> Built:
     name, h, count = case.params["session"], case.params["h"], case.params["count"]
-    (call, *_) = calls(name, h, count, train=False)
+    _, call, *_ = calls(name, h, count, train=False)
     exact = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, call)
     place = 9  # of the list of tensors
 

@@ -130,6 +130,26 @@ void run_wgrad(const WeightGrad& call, Storage storage) {
   run_by_cost(pieces, [&](const LinearPiece& piece) { kernels.wgrad(call, piece, scratch_of_thread); });
 }
 
+void run_pack(const std::vector<PackPart>& parts, int64_t n, void* panels, Storage storage) {
+  const LinearKernels& kernels = linear_kernels(active_isa(), storage);
+  const int64_t count = panels_of(n, storage), width = panel_width(storage), bytes = storage == Storage::f64 ? 8 : 4;
+  int64_t k = 0;
+  for (const PackPart& part : parts) {
+    k += part.k;
+  }
+  std::vector<LinearPiece> pieces;
+  for (int64_t x = 0; x < count; x += 8) {
+    pieces.push_back({0, 0, x, std::min(count, x + 8), 16.0 * 8 * static_cast<double>(k)});
+  }
+  run_by_cost(pieces, [&](const LinearPiece& piece) {
+    char* to = static_cast<char*>(panels);
+    for (const PackPart& part : parts) {
+      kernels.pack(part.data, n, part.k, part.row, part.col, piece.p0, piece.p1, to, k * width);
+      to += part.k * width * bytes;
+    }
+  });
+}
+
 Tensor rows_linear_pack_cpu(std::vector<Tensor> weights) {
   const char* who = "rows_linear_pack";
   EDGEOPS_CHECK(!weights.empty(), ValueError, who, "weights must not be empty", "none", "Pass at least one matrix.");
@@ -151,22 +171,11 @@ Tensor rows_linear_pack_cpu(std::vector<Tensor> weights) {
   }
   const int64_t panels = panels_of(n, storage), width = panel_width(storage);
   Tensor out = new_output(weights[0], {panels, k, width}, compute_type(storage));
-  const LinearKernels& kernels = linear_kernels(active_isa(), storage);
-  std::vector<LinearPiece> pieces;
-  for (int64_t x = 0; x < panels; x += 8) {
-    pieces.push_back({0, 0, x, std::min(panels, x + 8), 16.0 * 8 * static_cast<double>(k)});
+  std::vector<PackPart> parts;
+  for (const Tensor& weight : weights) {
+    parts.push_back({weight.const_data_ptr(), weight.size(1), weight.stride(0), weight.stride(1)});
   }
-  const int64_t bytes = storage == Storage::f64 ? 8 : 4;
-  char* dst = static_cast<char*>(out.mutable_data_ptr());
-  run_by_cost(pieces, [&](const LinearPiece& piece) {
-    char* to = dst;
-    for (const Tensor& weight : weights) {
-      const int64_t columns = weight.size(1);
-      kernels.pack(
-          weight.const_data_ptr(), n, columns, weight.stride(0), weight.stride(1), piece.p0, piece.p1, to, k * width);
-      to += columns * width * bytes;
-    }
-  });
+  run_pack(parts, n, out.mutable_data_ptr(), storage);
   return out;
 }
 

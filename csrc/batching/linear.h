@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../common/isa.h"
 #include "../common/storage.h"
@@ -56,7 +57,8 @@ struct LinearKernels {
   void (*wgrad)(const WeightGrad&, const LinearPiece&, Scratch);
   // Panels [p0, p1) of a weight [n, k] with any strides, widened to the compute type; panels lie `next` elements apart.
   void (*pack)(
-      const void* w, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* panels, int64_t next);
+      const void* w, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* panels,
+      int64_t next);
   void (*widen)(const void* src, int64_t n, void* dst);
 };
 
@@ -66,7 +68,14 @@ const LinearKernels& linear_kernels(Isa isa, Storage storage);
 int64_t panel_width(Storage storage);
 int64_t panels_of(int64_t columns, Storage storage);
 
-// One whole product, by all threads.
+// A weight [n, k] with any strides, or columns of one.
+struct PackPart {
+  const void* data;
+  int64_t k, row, col;
+};
+
+// One whole product, or weights of n rows side by side into panels, by all threads.
+void run_pack(const std::vector<PackPart>& parts, int64_t n, void* panels, Storage storage);
 void run_linear(const Linear& call, Storage storage);
 void run_wgrad(const WeightGrad& call, Storage storage);
 

@@ -368,7 +368,8 @@ static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scr
 
 template <class St>
 static void pack_run(
-    const void* weight, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* out, int64_t next) {
+    const void* weight, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* out,
+    int64_t next) {
   typedef typename St::S S;
   typedef typename St::T T;
   constexpr int64_t w = Shape<T>::width;

@@ -11,15 +11,11 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "cells.h"
-#include "checks.h"
 #include "linear.h"
+#include "program_batches.h"
 
 namespace edgeops::batching {
 namespace {
-
-using torch::headeronly::ScalarType;
-
-constexpr const char* kWho = "batches_run";
 
 // Arguments of every cell kernel, as parts of a state's width each; zeros behind the last.
 constexpr int8_t kParts[static_cast<int>(Cell::count)][12] = {
@@ -37,79 +33,6 @@ constexpr int8_t kParts[static_cast<int>(Cell::count)][12] = {
     {1, 1, 4, 1, 1, 1, 1, 1, 4, 1, 1},  // treegru_bwd
 };
 
-[[noreturn]] void broken(const std::string& what) {
-  fail("RuntimeError", kWho, "programs must fit their batches and tensors", what, "Report it: a cell's program is wrong.");
-}
-
-void expect(bool good, const char* what) {
-  if (!good) {
-    broken(what);
-  }
-}
-
-// A tensor as the steps see it; matrices have dense rows.
-struct Table {
-  char* data;
-  int64_t dims, rows, cols, depth, stride, bytes;
-  ScalarType type;
-};
-
-Table table_of(const Tensor& x) {
-  Table t{static_cast<char*>(const_cast<void*>(x.const_data_ptr())), x.dim(), 1, 1, 1, 0, x.element_size(),
-          x.scalar_type()};
-  expect(x.is_cpu(), "a tensor that is not on the CPU");
-  if (t.dims == 3) {
-    t.depth = x.size(2);
-    t.rows = x.size(0);
-    t.cols = x.size(1);
-    expect(x.is_contiguous(), "a packed weight that is not dense");
-  } else if (t.dims == 2) {
-    t.rows = x.size(0);
-    t.cols = x.size(1);
-    t.stride = x.stride(0);
-    expect(t.cols <= 1 || t.rows == 0 || x.stride(1) == 1, "a table without dense rows");
-  } else if (t.dims == 1) {
-    t.cols = x.size(0);
-    expect(t.cols <= 1 || x.stride(0) == 1, "a vector that is not dense");
-  } else {
-    broken("a tensor of other than 1 to 3 dimensions");
-  }
-  return t;
-}
-
-template <class T>
-struct Array {
-  const T* data;
-  int64_t size;
-  T at(int64_t i) const {
-    expect(i >= 0 && i < size, "a position outside an array");
-    return data[i];
-  }
-  const T* range(int64_t i, int64_t count) const {
-    expect(i >= 0 && count >= 0 && i + count <= size, "a range outside an array");
-    return data + i;
-  }
-};
-
-template <class T>
-Array<T> array_of(const Tensor& x, ScalarType type, const char* name) {
-  require_tensor(x, kWho, name);
-  EDGEOPS_CHECK(
-      x.scalar_type() == type && x.dim() == 1 && x.is_cpu() && x.is_contiguous(), ValueError, kWho,
-      std::string(name) + " must be a dense vector of " + torch::headeronly::toString(type) + " on the CPU",
-      dtype_of(x) + " of shape " + shape_of(x), "Pass what the recording's place() gave.");
-  return {static_cast<const T*>(x.const_data_ptr()), x.numel()};
-}
-
-// One row a call: rows of a table by number, or one after the other where there are no numbers.
-struct View {
-  char* data;  // the first of the columns; of the first row where there are no numbers
-  int64_t stride;
-  const int32_t* rows;
-  int64_t width, count;
-  ScalarType type;
-};
-
 template <class T, class S = T>
 void add_rows(const View& to, const View& from) {
   for (int64_t i = 0; i < from.count; ++i) {
@@ -122,15 +45,8 @@ void add_rows(const View& to, const View& from) {
   }
 }
 
-class Runner {
+class Runner : public Batches {
  public:
-  Array<int64_t> code, classes, records, offsets;
-  Array<int32_t> rows, makers;
-  Array<int64_t> numbers, starts;
-  uint8_t* reached = nullptr;
-  int64_t reached_size = 0, first_batch = 0;
-  std::vector<Table> tables;
-
   void forward(int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       take(b);
@@ -162,15 +78,27 @@ class Runner {
     }
   }
 
+  void prepare(Section section) {
+    for (int64_t t = 0; t < types(); ++t) {
+      if (code.at(kHead + kTypeHead * t + 1 + static_cast<int64_t>(section)) >= 0) {
+        type_ = t;
+        batch_.clear();
+        m_ = base_ = slots_ = outs_ = 0;
+        first_tensor_ = code.at(kHead + kTypeHead * t);
+        run(section);
+      }
+    }
+  }
+
   // What is left for the end, once a type over all its calls.
   void finish(int64_t begin, int64_t end) {
-    const int64_t types = code.at(0);
-    std::vector<std::vector<const int64_t*>> of_type(types);
+    const int64_t count = types();
+    std::vector<std::vector<const int64_t*>> of_type(count);
     for (int64_t b = begin; b < end; ++b) {
       take(b);
       of_type[type_].push_back(batch_[0]);
     }
-    for (int64_t t = 0; t < types; ++t) {
+    for (int64_t t = 0; t < count; ++t) {
       if (of_type[t].empty() || code.at(kHead + kTypeHead * t + 3) < 0) {
         continue;
       }
@@ -180,6 +108,7 @@ class Runner {
       base_ = batch_[0][3];
       expect(base_ == 0, "a type whose first batch is missing");
       for (const int64_t* record : batch_) {
+        expect(record[4] == batch_[0][4] && record[5] == batch_[0][5], "batches of a type that differ in operands");
         m_ += record[2];
       }
       slots_ = batch_[0][4];
@@ -190,152 +119,6 @@ class Runner {
   }
 
  private:
-  std::vector<const int64_t*> batch_;  // records: one, or all of a type
-  int64_t type_ = 0, m_ = 0, base_ = 0, slots_ = 0, outs_ = 0, first_tensor_ = 0;
-  std::vector<std::vector<int32_t>> lists_;  // row numbers made for the running batch
-  ScalarType compute_ = ScalarType::Float;
-
-  static const int64_t* operand_of(const int64_t* record, int64_t slot) {
-    return record + 6 + 8 * slot;
-  }
-  static const int64_t* result_of(const int64_t* record, int64_t which) {
-    return record + 6 + 8 * record[4] + 2 * which;
-  }
-
-  void take(int64_t b) {
-    const int64_t at = offsets.at(b), length = records.at(at);
-    const int64_t* r = records.range(at, length);
-    expect(length >= 6 && r[4] >= 0 && r[5] >= 0 && length == 6 + 8 * r[4] + 2 * r[5], "a record of another length");
-    batch_.assign(1, r);
-    type_ = r[1];
-    expect(type_ >= 0 && type_ < code.at(0), "a type without a program");
-    m_ = r[2];
-    base_ = code.at(1) != 0 ? r[3] : 0;
-    slots_ = r[4];
-    outs_ = r[5];
-    first_tensor_ = code.at(kHead + kTypeHead * type_);
-  }
-
-  const Table& tensor(int64_t local) const {
-    const int64_t at = first_tensor_ + local;
-    expect(local >= 0 && at < static_cast<int64_t>(tables.size()), "a tensor that is not there");
-    return tables[at];
-  }
-
-  // Tensor of a class, or nullptr.
-  const Table* of_class(int64_t number, int64_t which) const {
-    const int64_t at = classes.at(kClass * number + which);
-    expect(at < static_cast<int64_t>(tables.size()), "a table that is not there");
-    return at < 0 ? nullptr : &tables[at];
-  }
-
-  View view(const Table& t, int64_t first, const int32_t* list, int64_t count, int64_t col, int64_t width) const {
-    expect(t.dims == 2, "a place that is not a matrix");
-    const int64_t columns = width < 0 ? t.cols - col : width;
-    expect(col >= 0 && columns >= 0 && col + columns <= t.cols, "columns outside of a tensor");
-    if (list == nullptr) {
-      expect(first >= 0 && first + count <= t.rows, "rows outside of a tensor");
-      return {t.data + (first * t.stride + col) * t.bytes, t.stride, nullptr, columns, count, t.type};
-    }
-    uint32_t largest = 0;  // negative numbers are large ones here
-    for (int64_t i = 0; i < count; ++i) {
-      largest = static_cast<uint32_t>(list[i]) > largest ? static_cast<uint32_t>(list[i]) : largest;
-    }
-    expect(count == 0 || static_cast<int64_t>(largest) < t.rows, "a row number outside of a tensor");
-    return {t.data + col * t.bytes, t.stride, list, columns, count, t.type};
-  }
-
-  // Rows of operand `slot` in all records of the running batch: as a first row, or as a list.
-  std::pair<int64_t, const int32_t*> rows_of(int64_t slot) {
-    const int64_t* o = operand_of(batch_[0], slot);
-    int64_t next = o[4];
-    for (const int64_t* record : batch_) {
-      const int64_t* x = operand_of(record, slot);
-      next = next >= 0 && x[4] == next ? next + x[3] : -1;
-    }
-    if (next >= 0) {
-      return {o[4], nullptr};
-    }
-    if (batch_.size() == 1) {
-      return {-1, rows.range(o[2], o[3])};
-    }
-    lists_.emplace_back();
-    for (const int64_t* record : batch_) {
-      const int64_t* x = operand_of(record, slot);
-      if (x[4] >= 0) {
-        for (int64_t i = 0; i < x[3]; ++i) {
-          lists_.back().push_back(static_cast<int32_t>(x[4] + i));
-        }
-      } else {
-        const int32_t* list = rows.range(x[2], x[3]);
-        lists_.back().insert(lists_.back().end(), list, list + x[3]);
-      }
-    }
-    return {-1, lists_.back().data()};
-  }
-
-  View named(const Table& t, int64_t slot, int64_t col, int64_t width) {
-    lists_.emplace_back();
-    for (const int64_t* record : batch_) {
-      const int64_t* x = operand_of(record, slot);
-      expect(x[0] == 2, "names that are not integers");
-      const int64_t* given = numbers.range(x[2], x[3]);
-      for (int64_t i = 0; i < x[3]; ++i) {
-        if (given[i] < 0 || given[i] >= t.rows) {
-          fail(
-              "ValueError", ("batching cell #" + std::to_string(type_)).c_str(),
-              "ids must lie in 0.." + std::to_string(t.rows - 1), std::to_string(given[i]),
-              "Check num_embeddings and the vocabulary.");
-        }
-        lists_.back().push_back(static_cast<int32_t>(given[i]));
-      }
-    }
-    return view(t, 0, lists_.back().data(), m_, col, width);
-  }
-
-  // The matrix that a place stands for; count -1 where there is none.
-  View place(const int64_t* p) {
-    const auto where = static_cast<Where>(p[0]);
-    const int64_t slot = p[1], col = p[3], width = p[4];
-    switch (where) {
-      case Where::operand:
-      case Where::d_operand: {
-        expect(slot >= 0 && slot < slots_, "an operand that is not there");
-        const int64_t* o = operand_of(batch_[0], slot);
-        expect(o[0] == 0 || o[0] == 1 || o[0] == 3, "an operand without rows");
-        const Table* t = of_class(o[1], (o[0] == 3 ? 2 : 0) + (where == Where::d_operand));
-        if (t == nullptr) {
-          expect(where == Where::d_operand, "a class without a table");
-          return {nullptr, 0, nullptr, 0, -1, ScalarType::Float};
-        }
-        const auto [first, list] = rows_of(slot);
-        int64_t count = 0;
-        for (const int64_t* record : batch_) {
-          count += operand_of(record, slot)[3];
-        }
-        return view(*t, first, list, count, col, width);
-      }
-      case Where::result:
-      case Where::d_result: {
-        expect(slot >= 0 && slot < outs_, "a result that is not there");
-        expect(batch_.size() == 1, "results of several batches");
-        const int64_t* r = result_of(batch_[0], slot);
-        const Table* t = of_class(r[0], where == Where::d_result);
-        expect(t != nullptr, "a class without a table");
-        return view(*t, r[1], nullptr, m_, col, width);
-      }
-      case Where::kept:
-      case Where::d_kept:
-        return view(tensor(p[2]), base_, nullptr, m_, col, width);
-      case Where::room:
-        return view(tensor(p[2]), 0, nullptr, m_, col, width);
-      case Where::named:
-        expect(slot >= 0 && slot < slots_, "an operand that is not there");
-        return named(tensor(p[2]), slot, col, width);
-    }
-    broken("an unknown place");
-  }
-
   static Operand left(const View& v) {
     return {v.data, v.stride, v.rows, v.width};
   }
@@ -404,7 +187,8 @@ class Runner {
   }
 
   static void copy(const View& to, const View& from) {
-    expect(to.type == from.type && to.count == from.count && to.width == from.width, "copies of other shapes or dtypes");
+    expect(
+        to.type == from.type && to.count == from.count && to.width == from.width, "copies of other shapes or dtypes");
     expect(to.rows == nullptr, "a copy to scattered rows");
     const auto bytes = static_cast<int64_t>(c10_size(to.type));
     for (int64_t i = 0; i < to.count && to.width > 0; ++i) {
@@ -487,12 +271,75 @@ class Runner {
     void* dbias = nullptr;
     if (a[kPlace + 1] >= 0) {
       const Table& b = tensor(a[kPlace + 1]);
-      expect(b.dims == 1 && b.cols == grad.width && b.type == dweight.type, "a bias gradient of another shape or dtype");
+      expect(
+          b.dims == 1 && b.cols == grad.width && b.type == dweight.type, "a bias gradient of another shape or dtype");
       dbias = b.data;
     }
     run_wgrad(
-        {grad.count, grad.width, k, grad.data, grad.stride, operands.data(), count, dweight.data, dweight.stride, dbias},
+        {grad.count, grad.width, k, grad.data, grad.stride, operands.data(), count, dweight.data, dweight.stride,
+         dbias},
         s);
+  }
+
+  void pack(const int64_t* a) {
+    const Table& to = tensor(a[0]);
+    std::vector<PackPart> parts;
+    int64_t n = -1, k = 0;
+    ScalarType type = ScalarType::Float;
+    for (int64_t i = 0; i < a[1]; ++i) {
+      const int64_t* part = a + 2 + 4 * i;
+      const Table& w = tensor(part[0]);
+      const int64_t first = part[1], columns = part[2];
+      expect(
+          w.dims == 2 && first >= 0 && columns >= 0 && first <= w.cols && columns <= w.cols - first,
+          "columns outside of a weight");
+      type = i == 0 ? w.type : type;
+      const bool turned = part[3] != 0;
+      n = i == 0 ? (turned ? columns : w.rows) : n;
+      expect(n == (turned ? columns : w.rows) && w.type == type, "weights that differ in rows or dtype");
+      parts.push_back(
+          {w.data + first * w.bytes, turned ? w.rows : columns, turned ? 1 : w.stride, turned ? w.stride : 1});
+      k += parts.back().k;
+    }
+    const Storage s = storage(type);
+    expect(
+        !parts.empty() && to.dims == 3 && to.rows == panels_of(n, s) && to.cols == k && to.depth == panel_width(s) &&
+            to.type == compute_type(s),
+        "a packed weight of another shape or dtype");
+    run_pack(parts, n, to.data, s);
+  }
+
+  template <class T, class S>
+  void bias(const Table& to, const int64_t* parts, int64_t count) const {
+    T* sum = reinterpret_cast<T*>(to.data);
+    std::memset(to.data, 0, static_cast<size_t>(to.cols * to.bytes));
+    for (int64_t i = 0; i < count; ++i) {
+      const Table& b = tensor(parts[i]);
+      expect(b.dims == 1 && b.cols <= to.cols && b.bytes == static_cast<int64_t>(sizeof(S)), "biases that do not fit");
+      for (int64_t j = 0; j < b.cols; ++j) {
+        sum[j] += static_cast<T>(reinterpret_cast<const S*>(b.data)[j]);
+      }
+    }
+  }
+
+  void bias(const int64_t* a) const {
+    const Table& to = tensor(a[0]);
+    expect(a[1] > 0, "no biases");
+    const ScalarType type = tensor(a[2]).type;
+    expect(to.dims == 1 && to.type == compute_type(storage(type)), "a bias of another shape or dtype");
+    for (int64_t i = 0; i < a[1]; ++i) {
+      expect(tensor(a[2 + i]).type == type, "biases of several dtypes");
+    }
+    switch (type) {
+      case ScalarType::Float:
+        return bias<float, float>(to, a + 2, a[1]);
+      case ScalarType::Double:
+        return bias<double, double>(to, a + 2, a[1]);
+      case ScalarType::Half:
+        return bias<float, torch::headeronly::Half>(to, a + 2, a[1]);
+      default:
+        return bias<float, torch::headeronly::BFloat16>(to, a + 2, a[1]);
+    }
   }
 
   void run(Section section) {
@@ -534,6 +381,10 @@ class Runner {
         return spread(a, place(a + kPlace));
       case Step::weight_grad:
         return weight_grad(a);
+      case Step::pack:
+        return pack(a);
+      case Step::bias:
+        return bias(a);
     }
     broken("an unknown instruction");
   }
@@ -593,11 +444,11 @@ void batches_run_cpu(
   run.first_batch = first_batch;
   run.tables.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    require_tensor(tensors[i], kWho, "tensors");
+    require_tensor(tensors[i], kRun, "tensors");
     run.tables.push_back(table_of(tensors[i]));
   }
   EDGEOPS_CHECK(
-      begin >= 0 && begin <= end && end < run.offsets.size && first_batch >= 0, ValueError, kWho,
+      begin >= 0 && begin <= end && end < run.offsets.size && first_batch >= 0, ValueError, kRun,
       "begin and end must be batches of the flush", std::to_string(begin) + " and " + std::to_string(end),
       "Pass indices into offsets.");
   switch (static_cast<Section>(section)) {
@@ -607,8 +458,12 @@ void batches_run_cpu(
       return run.backward(begin, end);
     case Section::finish:
       return run.finish(begin, end);
+    case Section::prepare_forward:
+    case Section::prepare_backward:
+      return run.prepare(static_cast<Section>(section));
   }
-  EDGEOPS_CHECK(false, ValueError, kWho, "section must be 0, 1 or 2", std::to_string(section), "Pass one of them.");
+  EDGEOPS_CHECK(
+      false, ValueError, kRun, "section must be 0, 1, 2, 3 or 4", std::to_string(section), "Pass one of them.");
 }
 
 }  // namespace

@@ -8,12 +8,14 @@ them. csrc/batching/program.h says how both are coded; `_reference_batches.py` r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from edgeops.batching._memory import POOL
 
 CELLS = (
     "lstm_fwd",
@@ -29,7 +31,9 @@ CELLS = (
     "treegru_fwd",
     "treegru_bwd",
 )  # in the order of csrc/batching/cells.h
-HEAD, TYPE_HEAD = 2, 4
+HEAD, SECTIONS = 2, 5
+TYPE_HEAD = 1 + SECTIONS
+FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
 
 
@@ -44,6 +48,8 @@ class Step(IntEnum):
     SUM = 5
     SPREAD = 6
     WEIGHT_GRAD = 7
+    PACK = 8
+    BIAS = 9
 
 
 class Where(IntEnum):
@@ -74,16 +80,17 @@ class Place(NamedTuple):
 
 
 class Need(NamedTuple):
-    """A tensor of a program: made of `parameters` by `make`, or a buffer of rows so wide.
+    """A tensor of a program.
 
-    `role` is `"const"` (forward and backward), `"table"` (a parameter itself), `"turned"` (backward), `"kept"`,
-    `"d_kept"`, `"room"`, `"whole room"` (backward, rows for all calls) or `"grad"` (of a parameter).
+    `role` is `"parameter"`, `"grad"` (of a parameter), `"pack"` (weights of `width` rows and `depth` columns for forward)
+    or `"turned"` (for backward), `"bias"`, or a buffer of rows `width` wide: `"kept"`, `"d_kept"`, `"room"`, or
+    `"whole room"` (backward, rows for all calls).
     """
 
     role: str
-    make: Callable[..., Tensor] | None
-    parameters: tuple[str, ...]
-    width: int
+    parameter: str = ""
+    width: int = 0
+    depth: int = 0
 
 
 class Linear(NamedTuple):
@@ -94,39 +101,27 @@ class Linear(NamedTuple):
 
 
 class Program:
-    """Steps of a cell on a module's parameters; `self.code` are the three sections, `self.needs` the tensors."""
+    """Steps of a cell on a module's parameters; `self.code` are its sections, `self.needs` its tensors."""
 
     def __init__(self, module: Any, dtype: torch.dtype, device: torch.device) -> None:
         self.module = module
         self.dtype = dtype  # of rows and buffers
         self.device = device
-        self.code: tuple[list[int], list[int], list[int]] = ([], [], [])
+        self.code: tuple[list[int], ...] = tuple([] for _ in range(SECTIONS))
         self.needs: list[Need] = []
         self.codes: dict[Any, Tensor] = {}  # of flushes whose first program this is
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
         self.serial = next(_serials)
         self._known: dict[Any, int] = {}
 
-    def _need(
-        self,
-        key: Any,
-        role: str,
-        make: Callable[..., Tensor] | None = None,
-        parameters: tuple[str, ...] = (),
-        width: int = 0,
-    ) -> int:
+    def _need(self, key: Any, need: Need) -> int:
+        """The number of a tensor; what has a key is there once."""
         if key is None or key not in self._known:
-            self.needs.append(Need(role, make, parameters, width))
+            self.needs.append(need)
             if key is None:
                 return len(self.needs) - 1
             self._known[key] = len(self.needs) - 1
         return self._known[key]
-
-    def make(self, number: int) -> Tensor:
-        """A tensor made of parameters. Made anew for every flush: that costs less than to find out that it need not."""
-        _, make, names, _ = self.needs[number]
-        assert make is not None
-        return make(*(getattr(self.module, name).detach() for name in names))
 
     def _write(self, section: int, step: Step, *arguments: Any) -> None:
         flat: list[int] = []
@@ -134,9 +129,17 @@ class Program:
             flat.extend(int(y) for y in x) if isinstance(x, tuple) else flat.append(int(x))
         self.code[section].extend([len(flat) + 2, int(step), *flat])
 
-    def buffer(self, rows: int, width: int) -> Tensor:
-        """Memory for rows, without content."""
-        return torch.empty(rows, width, dtype=self.dtype, device=self.device)
+    def buffer(self, need: Need, rows: int) -> Tensor:
+        """Memory for a tensor that is written before it is read."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        panel = 64 // wide.itemsize
+        if need.role in ("pack", "turned"):
+            if self.device.type != "cpu":  # weights as they are
+                return POOL.take((need.width, need.depth), self.dtype, self.device)
+            return POOL.take((-(-need.width // panel), need.depth, panel), wide, self.device)
+        if need.role == "bias":
+            return POOL.take((-(-need.width // panel) * panel,), wide, self.device)
+        return POOL.take((rows, need.width), self.dtype, self.device)
 
     @staticmethod
     def operand(slot: int, width: int) -> Place:
@@ -160,24 +163,40 @@ class Program:
 
     def kept(self, width: int) -> Place:
         """A buffer for backward, a row for every call."""
-        return Place(Where.KEPT, 0, self._need(None, "kept", width=width), 0, width)
+        return Place(Where.KEPT, 0, self._need(None, Need("kept", width=width)), 0, width)
 
     def d_kept(self, width: int) -> Place:
         """A buffer of gradients for the end, a row for every call; zeros where no gradient came."""
-        return Place(Where.D_KEPT, 0, self._need(None, "d_kept", width=width), 0, width)
+        return Place(Where.D_KEPT, 0, self._need(None, Need("d_kept", width=width)), 0, width)
 
     def room(self, width: int, role: str = "room") -> Place:
         """A buffer for one batch; with role `"whole room"` for the end, for all calls at once."""
-        return Place(Where.ROOM, 0, self._need((role, width), role, width=width), 0, width)
+        return Place(Where.ROOM, 0, self._need((role, width), Need(role, width=width)), 0, width)
 
     def named(self, slot: int, parameter: str, width: int, grad: bool = False) -> Place:
         """Rows of a parameter, or of its gradient, by an integer operand."""
-        made = self._grad((parameter,)) if grad else self._need(("table", parameter), "table", _same, (parameter,))
+        made = self._grad((parameter,)) if grad else self._parameter(parameter)
         return Place(Where.NAMED, slot, made, 0, width)
 
-    def _grad(self, parameters: tuple[str, ...]) -> int:
-        which = self._need(("grad", parameters), "grad", _same, parameters[:1])
-        self.grads[which] = parameters
+    def _parameter(self, name: str) -> int:
+        return self._need(("parameter", name), Need("parameter", name))
+
+    def _grad(self, names: tuple[str, ...]) -> int:
+        which = self._need(("grad", names), Need("grad", names[0]))
+        self.grads[which] = names
+        return which
+
+    def _pack(self, section: int, role: str, chosen: tuple[tuple[str, int, int], ...]) -> int:
+        """Columns of weights, `(name, first, columns)`, side by side; turned round for backward."""
+        key = (role, chosen)
+        if key in self._known:
+            return self._known[key]
+        turned = role == "turned"
+        shapes = [(getattr(self.module, name).shape[0], columns) for name, _, columns in chosen]
+        width = shapes[0][turned]
+        which = self._need(key, Need(role, width=width, depth=sum(shape[not turned] for shape in shapes)))
+        parts = [(self._parameter(name), first, columns, int(turned)) for name, first, columns in chosen]
+        self._write(section, Step.PACK, which, len(parts), *parts)
         return which
 
     def linear(
@@ -188,12 +207,14 @@ class Program:
         The gradients of the parameters are computed at the end; `backprop` computes those of the places.
         """
         m = self.module
-        weights = tuple(parts)
-        pack = self._need(("pack", weights), "const", packed, weights)
+        pack = self._pack(PREPARE_FORWARD, "pack", tuple((name, 0, getattr(m, name).shape[1]) for name in parts))
         there = tuple(b for b in biases if getattr(m, b) is not None)
         bias = -1
-        if there:
-            bias = self._need(("bias", there), "const", padded, there)
+        if there and ("bias", there) in self._known:
+            bias = self._known["bias", there]
+        elif there:
+            bias = self._need(("bias", there), Need("bias", width=len(getattr(m, there[0]))))
+            self._write(PREPARE_FORWARD, Step.BIAS, bias, len(there), *(self._parameter(b) for b in there))
         places = [place for part in parts.values() for place in part]
         self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)
         for i, (weight, part) in enumerate(parts.items()):
@@ -213,13 +234,8 @@ class Program:
                         grads.append(linear.grad)
                         slices.append((weight, at))
                     at += place.width
-        width, chosen = of.width, tuple(slices)
-        turned = self._need(
-            ("turned", chosen, width),
-            "turned",
-            lambda *given: packed(*(w[:, k : k + width].t() for w, (_, k) in zip(given, chosen, strict=True))),
-            tuple(w for w, _ in chosen),
-        )
+        width = of.width
+        turned = self._pack(PREPARE_BACKWARD, "turned", tuple((name, first, width) for name, first in slices))
         if add:
             room = self.room(width, "whole room" if section == 2 else "room")
             self._write(section, Step.LINEAR_ADD, to, room, turned, len(grads), *grads)
@@ -242,27 +258,3 @@ class Program:
         """`to = the sums of the lists` of an operand, with its backward."""
         self._write(0, Step.SUM, to, self.operand(slot, -1))
         self._write(1, Step.SPREAD, self.d_operand(slot), self.d_result(to.slot))
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def packed(*weights: Tensor) -> Tensor:
-    """Weights side by side in the kernels' own order; GPUs take them as they are."""
-    if weights[0].device.type != "cpu":
-        return torch.cat(weights, 1)
-    found: Tensor = torch.ops.edgeops._rows_linear_pack.default(weights)
-    return found
-
-
-def padded(*biases: Tensor) -> Tensor:
-    """The sum of biases in the compute dtype, with zeros up to the end of a packed weight's last panel."""
-    bias = biases[0] if len(biases) == 1 else biases[0] + biases[1]
-    if bias.device.type != "cpu":
-        return bias
-    wide = torch.promote_types(bias.dtype, torch.float32)
-    width = 64 // wide.itemsize
-    if bias.dtype == wide and len(bias) % width == 0:
-        return bias.contiguous()
-    return torch.nn.functional.pad(bias.to(wide), (0, -len(bias) % width)).contiguous()

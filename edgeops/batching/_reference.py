@@ -32,18 +32,22 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return wide[: len(x) // 2], wide[len(x) // 2 :]
 
 
+def panels(weights: Sequence[Tensor], width: int) -> Tensor:
+    """Weights `[N, K_i]` side by side, transposed and cut into panels of `width` columns, zeros behind N."""
+    weight = torch.cat(list(weights), 1)
+    wide = weight.to(_wide(weight))
+    count = -(-weight.shape[0] // width)
+    room = wide.new_zeros(count * width, weight.shape[1])
+    room[: weight.shape[0]] = wide
+    return room.view(count, width, weight.shape[1]).mT.contiguous()
+
+
 def rows_linear_pack_reference(weights: Sequence[Tensor]) -> Tensor:
     """Weights `[N, K_i]` side by side as panels of 64 bytes of columns of their transpose, zeros behind N.
 
     The result is `[ceil(N / w), K, w]` in the compute dtype.
     """
-    weight = torch.cat(list(weights), 1)
-    wide = weight.to(_wide(weight))
-    width = 64 // wide.element_size()
-    panels = -(-weight.shape[0] // width)
-    room = wide.new_zeros(panels * width, weight.shape[1])
-    room[: weight.shape[0]] = wide
-    return room.view(panels, width, weight.shape[1]).mT.contiguous()
+    return panels(weights, 64 // _wide(weights[0]).itemsize)
 
 
 def rows_linear_reference(

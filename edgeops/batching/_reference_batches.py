@@ -7,7 +7,7 @@ are coded: csrc/batching/program.h, csrc/runtime/batching/record.h.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -124,13 +124,37 @@ class _Interpreter:
         return found
 
     def run(self, section: int) -> None:
-        at = self.code[HEAD + TYPE_HEAD * self.kind + 1 + section]
+        for step, arguments in self.steps(self.kind, section):
+            self.step(step, arguments)
+
+    def steps(self, kind: int, section: int) -> Iterator[tuple[Step, list[int]]]:
+        """The instructions of a section."""
+        at = self.code[HEAD + TYPE_HEAD * kind + 1 + section]
+        if at < 0:
+            return
         end = at + 1 + self.code[at]
         at += 1
         while at < end:
             length, step = self.code[at : at + 2]
-            self.step(Step(step), self.code[at + 2 : at + length])
+            yield Step(step), self.code[at + 2 : at + length]
             at += length
+
+    def prepare(self, section: int) -> None:
+        """Weights and biases of all types as the products take them."""
+        for kind in range(self.code[0]):
+            local = self.code[HEAD + TYPE_HEAD * kind]
+            for step, a in self.steps(kind, section):
+                to = self.tensors[local + a[0]]
+                if step == Step.BIAS:
+                    given = [self.tensors[local + i] for i in a[2:]]
+                    to.zero_()[: len(given[0])] = sum(b.to(to.dtype) for b in given)
+                    continue
+                weights = []
+                for i in range(a[1]):
+                    tensor, first, columns, turned = a[2 + 4 * i : 6 + 4 * i]
+                    weight = self.tensors[local + tensor][:, first : first + columns]
+                    weights.append(weight.mT if turned else weight)
+                to.copy_(twin.panels(weights, to.shape[2]) if to.dim() == 3 else torch.cat(weights, 1))
 
     def step(self, step: Step, a: list[int]) -> None:
         local = self.code[HEAD + TYPE_HEAD * self.kind]
@@ -227,15 +251,10 @@ class _Interpreter:
                 if table is not None:
                     table[first : first + self.m].zero_()
             return
-        at = self.code[HEAD + TYPE_HEAD * self.kind + 3]
-        end = at + 1 + self.code[at]
-        at += 1
-        while at < end:
-            length, step = self.code[at : at + 2]
-            place = self.code[at + 7 : at + 12] if step == Step.ADD else self.code[at + 2 : at + 7]
+        for step, a in self.steps(self.kind, 2):
+            place = a[5:10] if step == Step.ADD else a[:5]
             if step in (Step.ADD, Step.WEIGHT_GRAD) and place[0] == Where.D_KEPT:
                 self.want(place).table.zero_()
-            at += length
 
 
 def batches_run_reference(
@@ -254,7 +273,7 @@ def batches_run_reference(
     end: int,
     first_batch: int,
 ) -> None:
-    """Run section 0 (forward), 1 (backward) or 2 (gradients of parameters) of the batches [begin, end)."""
+    """Run section 0 (forward), 1 (backward) or 2 (parameters' gradients) of the batches [begin, end), or prepare (3, 4)."""
     arrays = (code, classes, records, offsets, rows, numbers, starts, makers)
     run = _Interpreter(arrays, reached, tensors, first_batch)
     if section == 0:
@@ -273,12 +292,13 @@ def batches_run_reference(
                 reached[makers[operand[6] : operand[7]].long()] = 1
             run.run(1)
             run.clear(False)
+    elif section in (3, 4):
+        run.prepare(section)
     else:
         of_kind: dict[int, list[list[int]]] = {}
         for b in range(begin, end):
             run.take(b)
             of_kind.setdefault(run.kind, []).append(run.batch[0])
-        for kind, batch in of_kind.items():
-            if run.code[HEAD + TYPE_HEAD * kind + 3] >= 0:
-                run.batch = batch
-                run.run(2)
+        for batch in of_kind.values():
+            run.batch = batch
+            run.run(2)

@@ -11,9 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeops.batching._program import HEAD, TYPE_HEAD, Program
+from edgeops.batching._program import (
+    BACKWARD,
+    FINISH,
+    FORWARD,
+    HEAD,
+    PREPARE_BACKWARD,
+    PREPARE_FORWARD,
+    SECTIONS,
+    TYPE_HEAD,
+    Program,
+)
 
-FORWARD, BACKWARD, FINISH = range(3)
 _EMPTY = torch.empty(0, device="cpu")
 _MOST_CODES = 64
 _NO_MARKS = torch.empty(0, dtype=torch.uint8, device="cpu")
@@ -38,6 +47,7 @@ class Runner:
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
+        self._run(PREPARE_FORWARD, 0, 0)
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
@@ -76,7 +86,7 @@ class Runner:
         at = HEAD + TYPE_HEAD * len(self._programs)
         for program in self._programs:
             if program is None:
-                head.extend([0, -1, -1, -1])
+                head.extend([0] + [-1] * SECTIONS)
                 continue
             head.append(first)
             first += len(program.needs)
@@ -95,23 +105,21 @@ class Runner:
                 continue
             total, largest = placed["total"][kind], placed["largest"][kind]
             for number, need in enumerate(program.needs):
-                role, parameters = need.role, need.parameters
+                role = need.role
                 tensor = self._kept.get((kind, number))
                 if tensor is not None:
                     pass
-                elif role == "table":
-                    tensor = getattr(program.module, parameters[0]).detach()
-                elif role == "const" or (role == "turned" and backward):
-                    tensor = self._kept[kind, number] = program.make(number)
+                elif role == "parameter":
+                    tensor = getattr(program.module, need.parameter).detach()
                 elif role == "kept" and training:
-                    tensor = self._kept[kind, number] = program.buffer(total, need.width)
-                elif role == "kept" or (role == "room" and (backward or not training)):
-                    tensor = program.buffer(largest, need.width)
+                    tensor = self._kept[kind, number] = program.buffer(need, total)
+                elif role in ("pack", "bias", "kept"):
+                    tensor = None if backward else program.buffer(need, largest)
                 elif backward and role == "grad":
-                    like = getattr(program.module, parameters[0])
+                    like = getattr(program.module, need.parameter)
                     tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
-                elif backward:  # "d_kept", "whole room"
-                    tensor = program.buffer(total, need.width)
+                elif backward:  # "turned", "d_kept", "room", "whole room"
+                    tensor = program.buffer(need, largest if role == "room" else total)
                 made.append(_EMPTY if tensor is None else tensor)
         return made
 
@@ -138,6 +146,7 @@ class Runner:
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
         self._code = self._code_of(len(tables))
+        self._run(PREPARE_BACKWARD, 0, 0)
 
     def backward(self, begin: int, end: int) -> None:
         """Run batches [begin, end) backwards, those that a gradient has reached."""
