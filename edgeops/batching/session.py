@@ -174,7 +174,9 @@ class Session:
             for at, tensor in zip(places, self.stack([flat[at] for at in places]).unbind(), strict=True):
                 flat[at] = tensor
         answers = iter(flat)
-        return [tuple(next(answers) for _ in wanted) if isinstance(wanted, tuple) else next(answers) for wanted in asked]
+        return [
+            tuple(next(answers) for _ in wanted) if isinstance(wanted, tuple) else next(answers) for wanted in asked
+        ]
 
 
 def _site() -> str:
