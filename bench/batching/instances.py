@@ -29,7 +29,7 @@ from edgeops.batching import models
 
 RARE = 5  # a word that stands in the text less often is spelled
 CHARACTERS = 256
-TAGS, TOKEN_KINDS, CHARACTER_KINDS = 12, 5, 5
+TAGS, TOKEN_KINDS, CHARACTER_KINDS = 18, 5, 5
 EDGES = 6  # a node tells its edges to so many nodes before it
 LENGTH = 16
 

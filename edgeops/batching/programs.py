@@ -116,7 +116,7 @@ def drive(programs: Iterable[Any], answer: Callable[[list[Any]], list[Any]]) -> 
                     ready.extend(program.fork(asked.programs) or [program])
                 else:
                     asking.append((program, asked))
-            if not ready:
+            if asking and not ready:
                 for (each, _), tensors in zip(asking, answer([wanted for _, wanted in asking]), strict=True):
                     each.sent = tensors
                     ready.append(each)

@@ -164,8 +164,6 @@ class Session:
     def _answers(self, asked: list[Any]) -> list[Any]:
         """Tensors for all values of a round, in one piece a class: one flush, one gather."""
         flat = [v for wanted in asked for v in (wanted if isinstance(wanted, tuple) else (wanted,))]
-        if not flat:
-            return []
         kinds: dict[Any, list[int]] = {}
         for at, v in enumerate(flat):
             if not isinstance(v, Tensor):
@@ -180,9 +178,10 @@ class Session:
 
 
 def _site() -> str:
-    """Where the program outside of this package stands."""
+    """Where the program outside of this package, and of PyTorch's modules that call into it, stands."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("edgeops.batching"):
+    inside = ("edgeops.batching", "torch.")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inside):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

@@ -71,6 +71,7 @@ class _Node(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.state, self.scores = nn.Linear(2 * width, width), nn.Linear(width, 2)
+        nn.init.ones_(self.scores.bias)  # trees of some size before training
 
     def forward(self, above: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
         state = self.state(torch.cat([above, beside], 1)).tanh()
