@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that look at their own results: all instances together against one after another. ACRoBat, section 7.
+"""Models that look at their own results: all instances together, one after another, eagerly. ACRoBat, section 7.
 
-`python -m bench.batching.programs [--width 64] [--batch 32] [--train]`, or `python -m bench.check B9`. Both run the same
-programs on the same real instances with the same seeds, in one session each: together, a round of decisions is one
-flush; one after another, every decision of every instance is a flush of its own. Branches of one instance go on
-together in both.
+`python -m bench.batching.programs [--width 64] [--batch 32] [--train]`, or `python -m bench.check B9`. All ways run the
+same programs on the same real instances with the same seeds. Together, a round of decisions is one flush of the
+session; one after another, in one session too, every instance's rounds are flushes of their own. Branches of one
+instance go on together in both. Eagerly, outside of a session, every call of a cell runs at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WIDTH, BATCH = 64, 32
 
 
 class Step(NamedTuple):
-    """The losses of a mini-batch, and how often it flushed."""
+    """The losses of a mini-batch, and how often it flushed for decisions; reading the losses may flush once more."""
 
     loss: Tensor
     flushes: int
@@ -40,8 +40,9 @@ class Step(NamedTuple):
 def together(model: Model, instances: Sequence[Any]) -> Step:
     """All programs in one session, as a user runs them."""
     with batching.session() as s:
-        loss = model(instances)
-    return Step(loss, s.report.flushes)
+        losses = s.run(model.program(each) for each in instances)
+        flushes = s.report.flushes
+        return Step(s.sum([loss for each in losses for loss in each]), flushes)
 
 
 def one_by_one(model: Model, instances: Sequence[Any]) -> Step:
@@ -49,8 +50,8 @@ def one_by_one(model: Model, instances: Sequence[Any]) -> Step:
     with batching.session() as s, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*one at a time stop batching")
         losses = [loss for each in instances for loss in s.run([model.program(each)])[0]]
-        total = s.sum(losses)
-    return Step(total, s.report.flushes)
+        flushes = s.report.flushes
+        return Step(s.sum(losses), flushes)
 
 
 def decisions(model: Model, instance: Any) -> int:
@@ -66,13 +67,20 @@ def decisions(model: Model, instance: Any) -> int:
     return asked
 
 
-class Result(NamedTuple):
-    """Process seconds of a step both ways; flushes both ways; the most decisions of an instance."""
+def eager(model: Model, instances: Sequence[Any]) -> Step:
+    """No session."""
+    return Step(model(instances), 0)
 
-    together: Samples
-    one_by_one: Samples
-    flushes: int
-    flushes_one_by_one: int
+
+OURS, SEQUENTIAL = "together", "one by one"
+WAYS: dict[str, Callable[[Model, Sequence[Any]], Step]] = {OURS: together, SEQUENTIAL: one_by_one, "eager": eager}
+
+
+class Result(NamedTuple):
+    """Process seconds and flushes of a step by way; the most decisions of an instance."""
+
+    seconds: dict[str, Samples]
+    flushes: dict[str, int]
     longest: int
 
 
@@ -81,29 +89,29 @@ def measure(name: str, width: int = WIDTH, batch: int = BATCH, train: bool = Fal
 
     Raises:
         Unavailable: the data is not there.
-        RuntimeError: losses or gradients differ.
+        AssertionError: losses or gradients differ.
     """
     torch.manual_seed(0)
     model, instances = MODELS[name].model(width), MODELS[name].instances(batch)
     parameters = list(model.parameters())
-    ways: list[Callable[[Model, Sequence[Any]], Step]] = [together, one_by_one]
-    first = [way(model, instances) for way in ways]
-    found = [(step.loss, *torch.autograd.grad(step.loss, parameters)) for step in first]
-    for a, b in zip(*found):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.detach().abs().max()))
+    first = {name: way(model, instances) for name, way in WAYS.items()}
+    found = [(step.loss, *torch.autograd.grad(step.loss, parameters)) for step in first.values()]
+    for *ours, want in zip(*found):
+        for a in ours:
+            torch.testing.assert_close(a, want, rtol=1e-4, atol=1e-4 * float(want.detach().abs().max()))
     with torch.no_grad():
         longest = max(decisions(model, each) for each in instances)
-    seconds: list[list[float]] = [[], []]
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds + 2):
-        for way, taken in zip(ways, seconds):
+        for way, taken in zip(WAYS.values(), seconds.values()):
             begin = time.process_time()
             with torch.set_grad_enabled(train):
                 loss = way(model, instances).loss
                 if train:
                     torch.autograd.grad(loss, parameters)
             taken.append(time.process_time() - begin)
-    samples = [Samples(tuple(taken[2:])) for taken in seconds]
-    return Result(samples[0], samples[1], first[0].flushes, first[1].flushes, longest)
+    samples = {name: Samples(tuple(taken[2:])) for name, taken in seconds.items()}
+    return Result(samples, {name: step.flushes for name, step in first.items()}, longest)
 
 
 def figures() -> dict[str, float]:
@@ -115,8 +123,8 @@ def figures() -> dict[str, float]:
     found: dict[str, float] = {}
     for name in NAMES:
         result = measure(name)
-        found[f"{name}, over one by one"] = paired_ratio(result.one_by_one, result.together).median
-        found[f"{name}, flushes over the longest's decisions"] = result.flushes / result.longest
+        found[f"{name}, over one by one"] = paired_ratio(result.seconds[SEQUENTIAL], result.seconds[OURS]).median
+        found[f"{name}, flushes over the longest's decisions"] = result.flushes[OURS] / result.longest
     return found
 
 
@@ -132,12 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for name in NAMES:
             result = measure(name, given.width, given.batch, given.train, given.rounds)
-            ratio = paired_ratio(result.one_by_one, result.together)
-            print(
-                f"{name:10s} {1e3 * result.together.median:8.2f} ms, one by one {1e3 * result.one_by_one.median:8.2f} ms,"
-                f" {ratio} as fast; flushes {result.flushes}, one by one {result.flushes_one_by_one},"
-                f" decisions of the longest {result.longest}"
-            )
+            print(f"{name}: {result.longest} decisions of the longest instance")
+            for way, own in result.seconds.items():
+                ratio = paired_ratio(own, result.seconds[OURS])
+                flushes = result.flushes[way]
+                print(f"  {way:10s} {1e3 * own.median:8.2f} ms, {flushes:4d} flushes   together is {ratio} as fast")
     except Unavailable as error:
         print(f"bench.batching.programs: {error}", file=sys.stderr)
         return 1
