@@ -84,8 +84,12 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
 
   // batching: internal ops that write into segments of tables and return nothing
   m.def("_rows_linear(Tensor[] tables, Tensor[] rows, Tensor weight, Tensor? bias, Tensor(a!) out) -> ()");
-  m.def("_rows_linear_pack(Tensor weight) -> Tensor");
+  m.def("_rows_linear_pack(Tensor[] weights) -> Tensor");
   m.def("_rows_linear_wgrad(Tensor grad, Tensor[] tables, Tensor[] rows, Tensor(a!) dweight, Tensor(b!)? dbias) -> ()");
+  m.def(
+      "_batches_run(Tensor code, Tensor classes, Tensor records, Tensor offsets, Tensor rows, Tensor numbers, "
+      "Tensor starts, Tensor makers, Tensor(a!) reached, Tensor(b!)[] tensors, int section, int begin, int end, "
+      "int first_batch) -> ()");
   m.def("_rows_add(Tensor src, Tensor rows, Tensor(a!) out) -> ()");
   m.def("_rows_sum(Tensor src, Tensor starts, Tensor index, Tensor(a!) out, bool add=False) -> ()");
   m.def("_lstm_cell_fwd(Tensor(a!) gates, Tensor c, Tensor c_rows, Tensor(b!) h_out, Tensor(c!) c_out) -> ()");

@@ -55,7 +55,7 @@ def _build_linear(case: Case, device: torch.device) -> Built:
     tables, rows = [normal(TABLE, h) for _ in range(operands)], [picked(m) for _ in range(operands)]
     weight, bias, out = normal(n, operands * h), normal(n), normal(m, n)
     ready = torch.cat([table.index_select(0, each) for table, each in zip(tables, rows)], 1)
-    packed = torch.ops.edgeops._rows_linear_pack(weight)
+    packed = torch.ops.edgeops._rows_linear_pack([weight])
     kernel = torch.ops.edgeops._rows_linear.default
 
     def ours() -> Tensor:

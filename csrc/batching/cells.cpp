@@ -34,6 +34,27 @@ void run_rows(int64_t m, double nanoseconds, const Body& body) {
   run_by_cost(bands, [&](const Band& band) { body(band.begin, band.end); });
 }
 
+}  // namespace
+
+void run_cell(Cell cell, Storage storage, const Place* places, int64_t m, int64_t h) {
+  if (m == 0 || h == 0) {  // nothing may have no memory to point into
+    return;
+  }
+  const CellRun kernel = cell_kernels(active_isa(), storage).run[static_cast<int>(cell)];
+  const double each = storage == Storage::f64 ? 20 : 2;
+  run_rows(m, each * static_cast<double>(h), [&](int64_t begin, int64_t end) { kernel(places, h, begin, end); });
+}
+
+void run_rows_sum(const RowsSum& call, int64_t m, Storage storage) {
+  const RowsSumRun kernel = rows_sum_kernel(active_isa(), storage);
+  const double each = m > 0 ? 1 + static_cast<double>(call.starts[m] - call.starts[0]) / static_cast<double>(m) : 0;
+  run_rows(m, each * (5 + 0.15 * static_cast<double>(call.width)), [&](int64_t begin, int64_t end) {
+    kernel(call, begin, end);
+  });
+}
+
+namespace {
+
 // A cell call being put together: m rows of states `h` wide.
 class Call {
  public:
@@ -78,14 +99,7 @@ class Call {
   }
 
   void run(Cell cell) {
-    if (m_ == 0 || h_ == 0) {  // nothing may have no memory to point into
-      return;
-    }
-    const CellRun kernel = cell_kernels(active_isa(), storage_).run[static_cast<int>(cell)];
-    const double each = storage_ == Storage::f64 ? 20 : 2;
-    run_rows(m_, each * static_cast<double>(h_), [&](int64_t begin, int64_t end) {
-      kernel(places_.data(), h_, begin, end);
-    });
+    run_cell(cell, storage_, places_.data(), m_, h_);
   }
 
  private:
@@ -298,11 +312,7 @@ void rows_sum_cpu(const Tensor& src, const Tensor& starts, const Tensor& index, 
   }
   const RowsSum call{src.const_data_ptr(),   src.stride(0), src.size(1), p, rows, p[m],
                      out.mutable_data_ptr(), out.stride(0), add};
-  const RowsSumRun kernel = rows_sum_kernel(active_isa(), storage);
-  const double each = m > 0 ? 1 + static_cast<double>(p[m] - p[0]) / static_cast<double>(m) : 0;
-  run_rows(m, each * (5 + 0.15 * static_cast<double>(src.size(1))), [&](int64_t begin, int64_t end) {
-    kernel(call, begin, end);
-  });
+  run_rows_sum(call, m, storage);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {

@@ -57,4 +57,8 @@ using RowsSumRun = void (*)(const RowsSum&, int64_t begin, int64_t end);
 
 RowsSumRun rows_sum_kernel(Isa isa, Storage storage);
 
+// One whole cell or sum of m rows, by all threads.
+void run_cell(Cell cell, Storage storage, const Place* places, int64_t m, int64_t h);
+void run_rows_sum(const RowsSum& call, int64_t m, Storage storage);
+
 }  // namespace edgeops::batching

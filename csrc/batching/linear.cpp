@@ -13,9 +13,6 @@
 #include "checks.h"
 
 namespace edgeops::batching {
-namespace {
-
-using torch::headeronly::ScalarType;
 
 int64_t panel_width(Storage storage) {
   return storage == Storage::f64 ? 8 : 16;
@@ -24,6 +21,10 @@ int64_t panel_width(Storage storage) {
 int64_t panels_of(int64_t columns, Storage storage) {
   return (columns + panel_width(storage) - 1) / panel_width(storage);
 }
+
+namespace {
+
+using torch::headeronly::ScalarType;
 
 // Bands of the result for the threads: of panels where there are more columns than rows, else of rows.
 std::vector<LinearPiece> cut(int64_t m, int64_t n, int64_t k, Storage storage) {
@@ -101,28 +102,70 @@ const void* read_weight(
       shape_of(weight), "Check the order of the tables and the width of out.");
   room = room_of(panels * width * k * (storage == Storage::f64 ? 8 : 4));
   linear_kernels(active_isa(), storage)
-      .pack(weight.const_data_ptr(), n, k, weight.stride(0), weight.stride(1), 0, panels, room.get());
+      .pack(weight.const_data_ptr(), n, k, weight.stride(0), weight.stride(1), 0, panels, room.get(), k * width);
   return room.get();
 }
 
 }  // namespace
 
-Tensor rows_linear_pack_cpu(const Tensor& weight) {
+void run_linear(const Linear& call, Storage storage) {
+  const LinearKernels& kernels = linear_kernels(active_isa(), storage);
+  auto pieces = cut(call.m, call.n, call.k, storage);
+  run_by_cost(pieces, [&](const LinearPiece& piece) { kernels.linear(call, piece, scratch_of_thread); });
+}
+
+void run_wgrad(const WeightGrad& call, Storage storage) {
+  const LinearKernels& kernels = linear_kernels(active_isa(), storage);
+  // rows of dweight only: a piece gathers its operands itself
+  std::vector<LinearPiece> pieces;
+  const int64_t n = call.n, panels = panels_of(call.k, storage);
+  const double cost = static_cast<double>(n) * static_cast<double>(call.m) * (0.2 + static_cast<double>(call.k) / 30);
+  const auto workers = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t parts = workers > 1 && cost > 100e3 ? 2 * workers : 1;
+  const int64_t band = ((n + parts - 1) / parts + 5) / 6 * 6;
+  for (int64_t x = 0; x < n && call.m > 0; x += band) {
+    const int64_t end = std::min(n, x + band);
+    pieces.push_back({x, end, 0, panels, cost * static_cast<double>(end - x) / static_cast<double>(n)});
+  }
+  run_by_cost(pieces, [&](const LinearPiece& piece) { kernels.wgrad(call, piece, scratch_of_thread); });
+}
+
+Tensor rows_linear_pack_cpu(std::vector<Tensor> weights) {
   const char* who = "rows_linear_pack";
-  const Storage storage = require_storage(weight, who, "weight");
-  EDGEOPS_CHECK(
-      weight.dim() == 2, ValueError, who, "weight must have shape [N, K]", shape_of(weight), "Pass a matrix.");
-  const int64_t n = weight.size(0), k = weight.size(1), panels = panels_of(n, storage);
-  Tensor out = new_output(weight, {panels, k, panel_width(storage)}, compute_type(storage));
+  EDGEOPS_CHECK(!weights.empty(), ValueError, who, "weights must not be empty", "none", "Pass at least one matrix.");
+  const Storage storage = require_storage(weights[0], who, "weights[0]");
+  const int64_t n = weights[0].dim() == 2 ? weights[0].size(0) : -1;
+  int64_t k = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Tensor& weight = weights[i];
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    require_tensor(weight, who, name.c_str());
+    EDGEOPS_CHECK(
+        weight.scalar_type() == weights[0].scalar_type(), TypeError, who, name + " must have the dtype of the first",
+        dtype_of(weight), "Cast it with .to(dtype).");
+    EDGEOPS_CHECK(
+        weight.dim() == 2 && weight.size(0) == n && weight.is_cpu(), ValueError, who,
+        name + " must have shape [N, K] on the CPU, with the N of the first", shape_of(weight),
+        "Pass matrices with equal numbers of rows.");
+    k += weight.size(1);
+  }
+  const int64_t panels = panels_of(n, storage), width = panel_width(storage);
+  Tensor out = new_output(weights[0], {panels, k, width}, compute_type(storage));
   const LinearKernels& kernels = linear_kernels(active_isa(), storage);
   std::vector<LinearPiece> pieces;
   for (int64_t x = 0; x < panels; x += 8) {
     pieces.push_back({0, 0, x, std::min(panels, x + 8), 16.0 * 8 * static_cast<double>(k)});
   }
-  const void* src = weight.const_data_ptr();
-  void* dst = out.mutable_data_ptr();
+  const int64_t bytes = storage == Storage::f64 ? 8 : 4;
+  char* dst = static_cast<char*>(out.mutable_data_ptr());
   run_by_cost(pieces, [&](const LinearPiece& piece) {
-    kernels.pack(src, n, k, weight.stride(0), weight.stride(1), piece.p0, piece.p1, dst);
+    char* to = dst;
+    for (const Tensor& weight : weights) {
+      const int64_t columns = weight.size(1);
+      kernels.pack(
+          weight.const_data_ptr(), n, columns, weight.stride(0), weight.stride(1), piece.p0, piece.p1, to, k * width);
+      to += columns * width * bytes;
+    }
   });
   return out;
 }
@@ -157,8 +200,7 @@ void rows_linear_cpu(
     call.bias = padded.get();
   }
   call.out = out.mutable_data_ptr();
-  auto pieces = cut(m, n, operands.k, storage);
-  run_by_cost(pieces, [&](const LinearPiece& piece) { kernels.linear(call, piece, scratch_of_thread); });
+  run_linear(call, storage);
 }
 
 void rows_linear_wgrad_cpu(
@@ -194,19 +236,7 @@ void rows_linear_wgrad_cpu(
         "Pass one value a column of grad.");
     call.dbias = dbias->mutable_data_ptr();
   }
-  const LinearKernels& kernels = linear_kernels(active_isa(), storage);
-  // rows of dweight only: a piece gathers its operands itself
-  std::vector<LinearPiece> pieces;
-  const int64_t panels = panels_of(operands.k, storage);
-  const double cost = static_cast<double>(n) * static_cast<double>(m) * (0.2 + static_cast<double>(operands.k) / 30);
-  const auto workers = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t parts = workers > 1 && cost > 100e3 ? 2 * workers : 1;
-  const int64_t band = ((n + parts - 1) / parts + 5) / 6 * 6;
-  for (int64_t x = 0; x < n && m > 0; x += band) {
-    const int64_t end = std::min(n, x + band);
-    pieces.push_back({x, end, 0, panels, cost * static_cast<double>(end - x) / static_cast<double>(n)});
-  }
-  run_by_cost(pieces, [&](const LinearPiece& piece) { kernels.wgrad(call, piece, scratch_of_thread); });
+  run_wgrad(call, storage);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(edgeops, CPU, m) {

@@ -54,11 +54,20 @@ using Scratch = char* (*)(int slot, int64_t bytes);
 struct LinearKernels {
   void (*linear)(const Linear&, const LinearPiece&, Scratch);
   void (*wgrad)(const WeightGrad&, const LinearPiece&, Scratch);
-  // Panels [p0, p1) of a weight [n, k] with any strides, widened to the compute type.
-  void (*pack)(const void* w, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* panels);
+  // Panels [p0, p1) of a weight [n, k] with any strides, widened to the compute type; panels lie `next` elements apart.
+  void (*pack)(
+      const void* w, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* panels, int64_t next);
   void (*widen)(const void* src, int64_t n, void* dst);
 };
 
 const LinearKernels& linear_kernels(Isa isa, Storage storage);
+
+// Columns of a panel, and panels of so many columns.
+int64_t panel_width(Storage storage);
+int64_t panels_of(int64_t columns, Storage storage);
+
+// One whole product, by all threads.
+void run_linear(const Linear& call, Storage storage);
+void run_wgrad(const WeightGrad& call, Storage storage);
 
 }  // namespace edgeops::batching

@@ -368,13 +368,13 @@ static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scr
 
 template <class St>
 static void pack_run(
-    const void* weight, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* out) {
+    const void* weight, int64_t n, int64_t k, int64_t row, int64_t col, int64_t p0, int64_t p1, void* out, int64_t next) {
   typedef typename St::S S;
   typedef typename St::T T;
   constexpr int64_t w = Shape<T>::width;
   for (int64_t x = p0; x < p1; ++x) {
     const S* b = static_cast<const S*>(weight) + x * w * row;
-    T* dst = static_cast<T*>(out) + x * w * k;
+    T* dst = static_cast<T*>(out) + x * next;
     const int64_t width = n - x * w < w ? n - x * w : w;
     int64_t turned = 0, columns = 0;
 #if EDGEOPS_VB == 32

@@ -9,83 +9,64 @@ into the gradient tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgeops import _native
+from edgeops._common.errors import message
+from edgeops.batching._classes import value_class
+from edgeops.batching._program import Program
+from edgeops.batching._runner import Runner, matrix, types_that_ran
 from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, Ragged
 
 _WIDE = (torch.float32, torch.float64)
 _rows_add = torch.ops.edgeops._rows_add
-ALL = torch.empty(0, dtype=torch.int32)  # all rows of a table, for the native kernels
 
 
-def matrix(x: Tensor) -> Tensor:
-    """Rows of any shape as rows of numbers, for the native kernels."""
-    if x.dim() == 2:
-        return x
-    return x[:, None] if x.dim() == 1 else x.flatten(1)
+def _nothing() -> Tensor:
+    """A token: carries no numbers, ties flushes together."""
+    return torch.zeros(0, device="cpu")
 
 
 class Batch:
-    """Equal calls that run together: where their operands and results stand."""
+    """Equal calls of a cell that run together: where their operands and results stand."""
 
-    __slots__ = ("count", "flush", "operands", "outs")
+    __slots__ = ("count", "device", "flush", "operands", "outs")
 
-    def __init__(self, flush: Flush, count: int, operands: Sequence[Any], outs: Sequence[Any]) -> None:
+    def __init__(self, flush: Flush, record: list[int], device: torch.device) -> None:
+        """`record` is one of csrc/runtime/batching/record.h, `device` where the cell's integers are wanted."""
+        _, _, self.count, _, slots, outs = record[:6]
         self.flush = flush
-        self.count = count
-        self.operands = operands
-        self.outs = outs
-
-    def rows(self, slot: int) -> tuple[Tensor, Tensor]:
-        """An operand as a table and the rows of it, none for all: nothing is copied."""
-        kind, number, at, count, first = self.operands[slot][:5]
-        if kind == TENSOR:
-            x = torch.stack(self.flush.outside[at : at + count])
-            self.flush.gathered_bytes += x.nbytes
-            return x, ALL
-        table = self.flush.tables.values[number]
-        return (table[first : first + count], ALL) if first >= 0 else (table, self.flush.rows[at : at + count])
-
-    def list_rows(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A list operand: a table, its rows of all calls one after another, and where each call's begin, `[m + 1]`."""
-        _, number, at, count, _, starts_at, _ = self.operands[slot]
-        flush = self.flush
-        starts = flush.starts[starts_at : starts_at + self.count + 1]
-        return flush.tables.values[number], flush.rows[at : at + count], starts
-
-    def numbers(self, slot: int) -> Tensor:
-        """An integer operand, `int64 [m]`."""
-        at, count = self.operands[slot][2:4]
-        return self.flush.numbers[at : at + count]
+        self.device = device
+        self.operands = [record[6 + 8 * i : 14 + 8 * i] for i in range(slots)]
+        at = 6 + 8 * slots
+        self.outs = [(record[at + 2 * i], record[at + 2 * i + 1]) for i in range(outs)]
 
     def tensor(self, slot: int, wants_grad: bool) -> Any:
         """An operand as a tensor `[m, ...]` of its own, integers, or a list."""
-        kind, number, at, count, first, starts_at, _ = self.operands[slot]
+        kind, number, at, count, first, starts_at = self.operands[slot][:6]
         flush = self.flush
         if kind == NUMBER:
-            return flush.numbers[at : at + count]
-        if kind == TENSOR:
-            x = torch.stack(flush.outside[at : at + count])
-            flush.gathered_bytes += x.nbytes
+            return flush.on(self.device)[1][at : at + count]
+        # .data: rows written later must not count as changes of rows that a graph has kept
+        table = (flush.outside_tables if kind == TENSOR else flush.tables.values)[number].data
+        if first >= 0:
+            x = table[first : first + count]
         else:
-            # .data: rows written later must not count as changes of rows that a graph has kept
-            table = flush.tables.values[number].data
-            if first >= 0:
-                x = table[first : first + count]
-            else:
-                x = table.index_select(0, flush.rows[at : at + count])
-                flush.gathered_bytes += x.nbytes
+            x = table.index_select(0, flush.on(table.device)[0][at : at + count])
+            flush.gathered_bytes += x.nbytes
         if wants_grad:
             x = x.detach()
             if x.is_floating_point():
                 x.requires_grad_()
-        return x if kind != LIST else Ragged(x, flush.starts[starts_at : starts_at + self.count + 1])
+        if kind != LIST:
+            return x
+        return Ragged(x, flush.on(table.device)[2][starts_at : starts_at + self.count + 1])
 
     def out(self, which: int) -> Tensor:
         """The rows of a result."""
@@ -99,62 +80,94 @@ class Batch:
 
     def add_grad(self, slot: int, grad: Tensor) -> None:
         """Add gradients of an operand, `[m, ...]`, to where it came from."""
-        kind, number, at, count, first, _, makers = self.operands[slot]
+        kind, number, at, count, first, _, makers, makers_end = self.operands[slot]
         flush = self.flush
         if kind == TENSOR:
-            for i in range(count):
-                flush.outside_grads[at + i] = grad[i]
+            table = flush.outside_grad_tables.get(number)
+            if table is not None:
+                table[first : first + count] += grad
             return
-        tables = flush.tables
-        tables.reach(makers)
-        table = tables.grad(number)
+        flush.tables.reached[flush.makers[makers:makers_end]] = 1
+        table = flush.tables.grad(number)
         if first >= 0:
             table[first : first + count] += grad
         elif table.dtype in _WIDE and table.device.type == "cpu":
             _rows_add(matrix(grad), flush.rows[at : at + count], matrix(table))
         else:
-            table.index_add_(0, flush.rows[at : at + count], grad)
+            table.index_add_(0, flush.on(table.device)[0][at : at + count], grad)
 
 
 class Flush:
-    """The batches of one flush, and what backward needs."""
+    """The batches of one flush, and what backward needs.
+
+    Args:
+        tables: of the session.
+        placed: the arrays of csrc/runtime/batching/record.h, as `Recording.place` gives them.
+        bodies: by type.
+        programs: by type, `None` for bodies that run themselves.
+        outside: the session's tensors from outside, `placed["tensors"]` are indices into them.
+        classes: their value classes.
+    """
 
     def __init__(
         self,
         tables: Tables,
-        bodies: dict[int, Body],
-        batches: list[Any],
-        rows: Any,
-        numbers: Any,
-        starts: Any,
-        outside: list[Tensor],
+        placed: dict[str, Any],
+        bodies: Sequence[Body],
+        programs: Sequence[Program | None],
+        outside: Sequence[Tensor],
+        classes: Sequence[int],
     ) -> None:
         self.tables = tables
-        self.rows = torch.from_numpy(rows)
-        self.numbers = torch.from_numpy(numbers)
-        self.starts = torch.from_numpy(starts)
-        self.outside = outside
-        self.batches = [
-            (bodies[variant], Batch(self, count, operands, outs)) for variant, count, operands, outs in batches
-        ]
-        self.parameters = {body: list(body.parameters()) for body in bodies.values()}
+        self.placed = placed
+        self.bodies = bodies
+        self.programs = programs
+        self.makers = placed["makers"]
+        _, _, self.rows, numbers, starts, _ = self._arrays = tuple(
+            torch.from_numpy(placed[name]) for name in ("records", "offset", "rows", "numbers", "starts", "makers")
+        )
+        self._on = {torch.device("cpu"): (self.rows, numbers, starts)}
+        self.outside = [outside[i] for i in placed["tensors"]]
         self.gathered_bytes = 0
-        self.scratch: dict[Any, Any] = {}  # what bodies make once a flush
-        self.saved: list[Any] = []
+        self._outside_rows: dict[int, list[int]] = {}  # by class: which of `outside` are the rows of its table
+        for place, i in enumerate(placed["tensors"].tolist()):
+            self._outside_rows.setdefault(classes[i], []).append(place)
+        self.outside_tables = {c: self._stacked(rows) for c, rows in self._outside_rows.items()}
+        self.outside_grad_tables: dict[int, Tensor] = {}
+        self.devices = [None if p is None else p.device for p in programs]
+        self.parameters = {body: list(body.parameters()) for body in bodies}
+        self.counts = placed["records"][placed["offset"][:-1] + 2].tolist()
+        self.saved: dict[int, Any] = {}  # by batch, of bodies that run themselves
         self.first_batch = 0
         self.captured: list[Tensor] = []
         self.captured_grads: dict[int, Tensor] = {}
-        self.outside_grads: dict[int, Tensor] = {}
+        self._versions: list[tuple[Body, Tensor, int]] = []
+        self._runners: dict[torch.device, Runner] = {}
+        # runs of batches of one device that need no Python in between, and single batches of other bodies
+        of_batch = [self.devices[kind] for kind in placed["type"].tolist()]
+        self._runs: list[tuple[torch.device | None, int, int]] = []
+        for device, group in itertools.groupby(range(len(of_batch)), key=of_batch.__getitem__):
+            members = list(group)
+            if device is None:
+                self._runs.extend((None, b, b + 1) for b in members)
+            else:
+                self._runs.append((device, members[0], members[-1] + 1))
+
+    def _stacked(self, rows: list[int]) -> Tensor:
+        with torch.no_grad():
+            table = torch.stack([self.outside[i] for i in rows])
+        self.gathered_bytes += table.nbytes
+        return table
 
     def run(self, token: Tensor | None) -> Tensor | None:
         """Run all batches. Returns the token that tensors read afterwards depend on, if any gradient is wanted."""
-        self.first_batch = self.tables.claim(len(self.batches))
+        self.first_batch = self.tables.claim(len(self.counts))
         if torch.is_grad_enabled():
             captured = {id(x): x for params in self.parameters.values() for x in params if x.requires_grad}
             wanted = [*captured.values(), *(x for x in self.outside if x.requires_grad)]
             if token is not None or wanted:
                 self.captured = list(captured.values())
-                empty = torch.zeros(0) if token is None else token
+                empty = _nothing() if token is None else token
                 result: Tensor = _Tape.apply(self, empty, *wanted)
                 return result
         with torch.no_grad():
@@ -163,34 +176,82 @@ class Flush:
 
     def forward(self, training: bool) -> None:
         """Run the batches in order."""
-        for body, batch in self.batches:
-            saved = body.forward(batch, training)
-            if training:
-                self.saved.append(saved)
+        for device in dict.fromkeys(d for d in self.devices if d is not None):
+            ours = [p if p is not None and p.device == device else None for p in self.programs]
+            self._runners[device] = Runner(self, device, ours, training)
+        for device, begin, end in self._runs:
+            if device is None:
+                body = self._body(begin)
+                self.saved[begin] = body.forward(self._batch(begin), training)
+            else:
+                self._runners[device].forward(begin, end)
+        if training:
+            native = [body for body, p in zip(self.bodies, self.programs, strict=True) if p is not None]
+            self._versions = [(body, p, p._version) for body in native for p in self.parameters[body]]
+        else:
+            self._runners = {}
+            self.saved = {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Row numbers, integers and starts of lists on a device: one upload a flush."""
+        found = self._on.get(device)
+        if found is None:
+            rows, numbers, starts = (x.to(device, non_blocking=True) for x in self._on[torch.device("cpu")])
+            found = self._on[device] = rows, numbers, starts
+        return found
+
+    def arrays(self, device: torch.device) -> tuple[Tensor, ...]:
+        """What `_batches_run` reads; integers that name rows are checked on the CPU."""
+        records, offsets, _, numbers, _, makers = self._arrays
+        rows, _, starts = self.on(device)
+        return records, offsets, rows, numbers, starts, makers
+
+    def _body(self, b: int) -> Body:
+        return self.bodies[self.placed["type"][b]]
+
+    def _batch(self, b: int) -> Batch:
+        begin, end = self.placed["offset"][b : b + 2]
+        body = self._body(b)
+        return Batch(self, self.placed["records"][begin:end].tolist(), body.device(self.parameters[body]))
 
     def backward(self) -> None:
-        """Run the batches backwards, those that a gradient has reached. Fills `captured_grads` and `outside_grads`."""
-        self.captured_grads, self.outside_grads = {}, {}
-        done: dict[Body, list[Any]] = {}
-        reached = self.tables.reached
-        for i in reversed(range(len(self.batches))):
-            if not reached[self.first_batch + i]:
-                continue
-            reached[self.first_batch + i] = False
-            body, batch = self.batches[i]
-            kept = body.backward(batch, self.saved[i])
-            if kept is not None:
-                done.setdefault(body, []).append((batch, kept))
-            for which in range(len(batch.outs)):
-                batch.grad_out(which).zero_()  # used up: another backward starts from nothing
-        for body, batches in done.items():
-            body.finish(self, batches)
+        """Run the batches backwards, those that a gradient has reached. Fills `captured_grads` and outside ones."""
+        for body, p, version in self._versions:
+            if p._version != version:
+                rule = "parameters must not change between forward and backward"
+                got = f"a parameter of shape {tuple(p.shape)} of {body.name} that was changed in place"
+                raise RuntimeError(message("batching.session", rule, got, "Call backward before the optimizer's step."))
+        self.captured_grads = {}
+        self.outside_grad_tables = {
+            c: torch.zeros_like(table)
+            for c, table in self.outside_tables.items()
+            if any(self.outside[i].requires_grad for i in self._outside_rows[c])
+        }
+        for runner in self._runners.values():
+            runner.prepare_backward()
+        reached, first = self.tables.reached, self.first_batch
+        for device, begin, end in reversed(self._runs):
+            if device is not None:
+                self._runners[device].backward(begin, end)
+            elif reached[first + begin]:
+                reached[first + begin] = 2
+                batch = self._batch(begin)
+                self._body(begin).backward(batch, self.saved[begin])
+                for which in range(len(batch.outs)):
+                    batch.grad_out(which).zero_()  # used up: another backward starts from nothing
+        marks = reached[first : first + len(self.counts)]
+        ran = types_that_ran(marks, self.placed["type"], len(self.bodies))
+        marks[:] = 0
+        for runner in self._runners.values():
+            runner.finish(ran)
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once a flush."""
-        if key not in self.scratch:
-            self.scratch[key] = make()
-        return self.scratch[key]
+    def outside_grads(self) -> list[Tensor | None]:
+        """The gradients of the tensors from outside that want one, in their order."""
+        found: dict[int, Tensor] = {}
+        for c, table in self.outside_grad_tables.items():
+            found.update(zip(self._outside_rows[c], table.unbind(), strict=True))
+        self.outside_grad_tables = {}
+        return [found[i] for i, x in enumerate(self.outside) if x.requires_grad]
 
     def add_captured(self, parameter: Tensor, grad: Tensor) -> None:
         """Add to the gradient of a captured tensor; `grad` is given away."""
@@ -205,15 +266,15 @@ class _Tape(torch.autograd.Function):
     def forward(ctx: Any, flush: Flush, token: Tensor, *wanted: Tensor) -> Tensor:
         ctx.flush = flush
         flush.forward(True)
-        return torch.zeros(0)
+        return _nothing()
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
         flush: Flush = ctx.flush
         with torch.no_grad():
             flush.backward()
-        of_outside = (flush.outside_grads.get(i) for i, x in enumerate(flush.outside) if x.requires_grad)
-        grads = (None, torch.zeros(0), *(flush.captured_grads.get(id(p)) for p in flush.captured), *of_outside)
+        of_captured = (flush.captured_grads.get(id(p)) for p in flush.captured)
+        grads = (None, _nothing(), *of_captured, *flush.outside_grads())
         if not torch.is_grad_enabled():
             return grads
         return _native.refuse_second_order("batching.session", grads, (*flush.captured, *flush.outside))
@@ -230,14 +291,15 @@ class _Extract(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        ctx.tables.reach(ctx.makers)
+        ctx.tables.reached[list(ctx.makers)] = 1
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
-        return None, None, None, None, torch.zeros(0)
+        return None, None, None, None, _nothing()
 
 
 def extract(tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor | None) -> Tensor:
     """Rows of a class, results of the batches `makers`, as a tensor of their own."""
-    if token is None or not token.requires_grad:
+    rows = rows.to(tables.values[number].device)
+    if token is None or not token.requires_grad or not value_class(number).dtype.is_floating_point:
         return tables.values[number].index_select(0, rows)
     result: Tensor = _Extract.apply(tables, number, rows, makers, token)
     return result

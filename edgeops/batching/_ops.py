@@ -7,7 +7,7 @@ them: they have no gradients of their own, and functorch transforms are refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ from edgeops import _native
 from edgeops._common import message
 from edgeops.batching import _reference as twin
 from edgeops.batching._cuda import register_cuda
+from edgeops.batching._reference_batches import batches_run_reference
 
 PUBLIC: dict[str, Callable[..., Any]] = {}
 TWINS: dict[str, Callable[..., Any]] = {
     "_rows_linear": twin.rows_linear_reference,
     "_rows_linear_pack": twin.rows_linear_pack_reference,
     "_rows_linear_wgrad": twin.rows_linear_wgrad_reference,
+    "_batches_run": batches_run_reference,
     "_rows_add": twin.rows_add_reference,
     "_rows_sum": twin.rows_sum_reference,
     "_lstm_cell_fwd": twin.lstm_cell_fwd_reference,
@@ -40,11 +42,13 @@ TWINS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _pack_fake(weight: Tensor) -> Tensor:
-    torch._check(weight.dim() == 2, lambda: "rows_linear_pack: weight must have shape [N, K]")
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+def _pack_fake(weights: Sequence[Tensor]) -> Tensor:
+    first = weights[0]
+    torch._check(first.dim() == 2, lambda: "rows_linear_pack: weights must have shape [N, K]")
+    dtype = torch.promote_types(first.dtype, torch.float32)
     width = 64 // dtype.itemsize
-    return weight.new_empty((weight.shape[0] + width - 1) // width, weight.shape[1], width, dtype=dtype)
+    columns = sum(weight.shape[1] for weight in weights)
+    return first.new_empty((first.shape[0] + width - 1) // width, columns, width, dtype=dtype)
 
 
 def _writes_only(*_: Any, **__: Any) -> None:

@@ -32,8 +32,12 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
     return wide[: len(x) // 2], wide[len(x) // 2 :]
 
 
-def rows_linear_pack_reference(weight: Tensor) -> Tensor:
-    """A weight `[N, K]` as panels of 64 bytes of columns of its transpose, `[ceil(N / w), K, w]`, zeros behind N."""
+def rows_linear_pack_reference(weights: Sequence[Tensor]) -> Tensor:
+    """Weights `[N, K_i]` side by side as panels of 64 bytes of columns of their transpose, zeros behind N.
+
+    The result is `[ceil(N / w), K, w]` in the compute dtype.
+    """
+    weight = torch.cat(list(weights), 1)
     wide = weight.to(_wide(weight))
     width = 64 // wide.element_size()
     panels = -(-weight.shape[0] // width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,8 @@ class Tables:
         self.grads: dict[int, Tensor] = {}
         self.used: list[int] = []
         self.batches = 0  # of all flushes
-        self.reached: list[bool] = []  # by batch: whether a gradient has come to one of its rows
+        # by batch: 1 when a gradient has come to one of its rows, 2 when its backward has run
+        self.reached = np.zeros(0, np.uint8)
 
     def reserve(self, used: Sequence[int]) -> None:
         """Make room for so many rows of every class; what is there stays."""
@@ -40,13 +42,11 @@ class Tables:
         """Number the batches of a flush that is differentiated. Returns the number of the first one."""
         begin = self.batches
         self.batches += batches
-        self.reached.extend([False] * (self.batches - len(self.reached)))
+        if self.batches > len(self.reached):
+            larger = np.zeros(max(self.batches, 2 * len(self.reached)), np.uint8)
+            larger[: len(self.reached)] = self.reached
+            self.reached = larger
         return begin
-
-    def reach(self, makers: Sequence[int]) -> None:
-        """Gradients come to results of these batches."""
-        for batch in makers:
-            self.reached[batch] = True
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""

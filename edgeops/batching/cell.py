@@ -32,12 +32,13 @@ class Ragged(NamedTuple):
 class Body:
     """What a cell computes. The executor hands it whole batches.
 
-    This one differentiates `run`, a function of rows, with PyTorch; `edgeops.batching.cells` has bodies that work on
-    the tables with native kernels and overwrite `forward`, `backward` and `finish`.
+    This one differentiates `run`, a function of rows, with PyTorch; `edgeops.batching.cells` has bodies with programs
+    for the native kernels.
     """
 
     name: str
     lone: bool = False
+    pure: bool = False  # equal operands give equal results: calls with the same integers are computed once
 
     def parameters(self) -> Sequence[Tensor]:
         """Tensors from outside that results depend on and that may want gradients."""
@@ -57,19 +58,24 @@ class Body:
                 raise TypeError(message(self.name, rule, describe(y), "Return rows of tensors."))
         return results
 
+    def device(self, parameters: Sequence[Tensor]) -> torch.device:
+        """Where integer operands are given to `run`: with the first of its `parameters`."""
+        return parameters[0].device if parameters else torch.device("cpu")
+
     def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Classes of the results, from kind and class of every operand."""
         rows = 2
+        where = self.device(self.parameters())
 
         def results_of_zeros() -> tuple[Tensor, ...]:
             examples: list[Any] = []
             for kind, number in operands:
                 if kind == NUMBER:
-                    examples.append(torch.zeros(rows, dtype=torch.int64))
+                    examples.append(torch.zeros(rows, dtype=torch.int64, device=where))
                     continue
                 of = value_class(number)
                 x = torch.zeros(rows, *of.shape, dtype=of.dtype, device=of.device)
-                examples.append(Ragged(x, torch.arange(rows + 1)) if kind == LIST else x)
+                examples.append(Ragged(x, torch.arange(rows + 1, device=of.device)) if kind == LIST else x)
             return self.outputs(*examples)
 
         # on zeros, not on fake tensors: shapes inside may depend on content
@@ -90,16 +96,22 @@ class Body:
         with torch.set_grad_enabled(training):
             results = self.outputs(*rows)
         for which, y in enumerate(results):
-            batch.out(which).copy_(y.detach())
+            to = batch.out(which)
+            if y.dtype != to.dtype or y.shape != to.shape:
+                rule = "results must keep the dtype and the shape of their first call"
+                got = f"{y.dtype} of shape {tuple(y.shape)} for {to.dtype} of shape {tuple(to.shape)}"
+                advice = "Give rows of one shape; after converting a module make its cells anew."
+                raise ValueError(message(f"batching cell {self.name}", rule, got, advice))
+            to.copy_(y.detach())
         return (rows, results) if training else None
 
-    def backward(self, batch: Any, saved: Any) -> Any:
-        """Take the gradients of a batch's results to its operands. Returns what `finish` needs, or `None`."""
+    def backward(self, batch: Any, saved: Any) -> None:
+        """Take the gradients of a batch's results to its operands and to captured tensors."""
         rows, results = saved
         params = batch.flush.parameters[self]
         pairs = [(y, batch.grad_out(which)) for which, y in enumerate(results) if y.requires_grad]
         if not pairs:
-            return None
+            return
         places = [(slot, x.values if isinstance(x, Ragged) else x) for slot, x in enumerate(rows)]
         places = [(slot, x) for slot, x in places if x.requires_grad]
         ys, grads = zip(*pairs, strict=True)
@@ -111,13 +123,13 @@ class Body:
         for p, g in zip(params, found[len(places) :], strict=True):
             if g is not None:
                 batch.flush.add_captured(p, g.clone())
+
+    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool, bool]:
+        return self.infer(operands), self.lone, self.pure
+
+    def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Any:
+        """What the native runner runs in place of `forward` and `backward`: a `Program`, or `None`."""
         return None
-
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        """After all batches of a flush: `(batch, what backward returned)` of those where it was not `None`."""
-
-    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool]:
-        return self.infer(operands), self.lone
 
     def _eager(self, *operands: Any, **named: Any) -> Any:
         """A call outside of a session: runs at once, on one row."""
@@ -125,11 +137,14 @@ class Body:
             rule = "a cell takes operands by position"
             raise TypeError(message(self.name, rule, f"keywords {sorted(named)}", "Give them in order."))
 
+        where = self.device(self.parameters())
+
         def rows(x: Any) -> Any:
             if isinstance(x, int):
-                return torch.tensor([x])
+                return torch.tensor([x], device=where)
             if isinstance(x, (list, tuple)):
-                return Ragged(torch.stack(list(x)), torch.tensor([0, len(x)]))
+                values = torch.stack(list(x))
+                return Ragged(values, torch.tensor([0, len(x)], device=values.device))
             if not isinstance(x, Tensor):
                 rule = "an operand must be a tensor, an integer or a list"
                 raise TypeError(message(self.name, rule, describe(x), "Convert it."))
@@ -209,7 +224,18 @@ def leaves_of(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor
     return found
 
 
-class CellModule(nn.Module):
+class CellOwner(nn.Module):
+    """A module with cells as attributes. They forget dtypes and devices when the module is converted (`.to()`)."""
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._apply(*args, **kwargs)
+        for x in vars(self).values():
+            if isinstance(x, runtime().Cell):
+                x.forget()
+        return result
+
+
+class CellModule(CellOwner):
     """A module as a cell: parameters, `state_dict` and `to` are the module's own, under `cell.`."""
 
     def __init__(self, module: nn.Module, lone: bool = False) -> None:

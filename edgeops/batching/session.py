@@ -39,6 +39,7 @@ class Session:
         self._recording._on_tensor = self._on_tensor
         self._recording._session = weakref.ref(self)
         self._outside: list[Tensor] = []
+        self._outside_classes: list[int] = []
         self._tables = Tables()
         self._token: Tensor | None = None
         self._failure: Exception | None = None
@@ -66,7 +67,8 @@ class Session:
             rule, advice = "an operand must be a value, a tensor, an integer or a list of values", "Convert it."
             raise TypeError(message(_WHO, rule, describe(x), advice))
         self._outside.append(x)
-        return intern(x.dtype, x.device, tuple(x.shape)), len(self._outside) - 1
+        self._outside_classes.append(intern(x.dtype, x.device, tuple(x.shape)))
+        return self._outside_classes[-1], len(self._outside) - 1
 
     def flush(self) -> None:
         """Run everything that is recorded and not run yet. Asking for a result does it by itself."""
@@ -81,10 +83,12 @@ class Session:
         bodies = {v: recording.cell(v) for v in variants}
         graph = Graph._of_native(native, self._keys(variants, bodies))
         plan = self._schedule(graph, self.scheduler, **self._options)
-        batches, rows, numbers, tensors, starts, used = recording.place(plan.order, plan.start)
+        placed = recording.place(plan.order, plan.start)
         scheduled = time.perf_counter()
-        self._tables.reserve(used)
-        flush = Flush(self._tables, bodies, batches, rows, numbers, starts, [self._outside[i] for i in tensors])
+        self._tables.reserve(placed["used"])
+        ordered = [bodies[v] for v in placed["variants"]]
+        programs = [bodies[v].program(v, recording.signature(v)) for v in placed["variants"]]
+        flush = Flush(self._tables, placed, ordered, programs, self._outside, self._outside_classes)
         try:
             self._token = flush.run(self._token)
         except Exception as error:
@@ -94,8 +98,7 @@ class Session:
                 raise
             raise meant from None
         self.report.gathered_bytes += flush.gathered_bytes
-        counts = [batch.count for _, batch in flush.batches]
-        self.report.add_flush(graph, counts, _site(), scheduled - begin, scheduled)
+        self.report.add_flush(graph, flush.counts, _site(), scheduled - begin, scheduled)
 
     def _keys(self, variants: Sequence[int], bodies: dict[int, Any]) -> tuple[bytes, ...]:
         """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""

@@ -256,3 +256,100 @@ def test_rows_of_another_width_are_refused() -> None:
     tree = BinaryTreeLSTM(3, 4)
     with batching.session(), pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         tree.leaf(torch.ones(5))
+
+
+def test_equal_calls_on_integers_are_computed_once() -> None:
+    torch.manual_seed(0)
+    tree, words = BinaryTreeLSTM(3, 4, num_embeddings=9).double(), [2, 5, 2, 2, 5, 8]
+    with batching.session() as s:
+        leaves = [tree.leaf(word) for word in words]
+    h = s.stack([h for h, _ in leaves])
+    theirs, _ = tree.leaf_rows(torch.tensor(words))
+    compare(h, theirs, [p for name, p in tree.named_parameters() if name.startswith(("leaf", "embedding"))])
+    assert s.report.nodes == 6
+    assert s._tables.used[leaves[0][0]._class] == 2 * 3  # h and c of three words
+
+
+def test_user_cells_run_for_every_call() -> None:
+    drawn = batching.cell(lambda i: torch.rand(len(i), 2))
+    with batching.session() as s:
+        values = [drawn(3) for _ in range(4)]
+    assert len({tuple(x.tolist()) for x in s.stack(values)}) == 4
+
+
+def test_parameters_that_change_before_backward_are_an_error() -> None:
+    tree = BinaryTreeLSTM(3, 4, num_embeddings=9)
+    with batching.session() as s:
+        h, _ = tree.inner(*tree.leaf(1), *tree.leaf(2))
+    loss = s.tensor(h).sum()
+    with torch.no_grad():
+        tree.inner_weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"parameters must not change between forward and backward; got .*BinaryTreeLSTM"):
+        loss.backward()
+
+
+def test_packed_weights_follow_every_change_of_a_parameter() -> None:
+    tree = BinaryTreeLSTM(3, 4, num_embeddings=9)
+
+    def run() -> Tensor:
+        with torch.no_grad(), batching.session() as s:
+            h, _ = tree.inner(*tree.leaf(1), *tree.leaf(2))
+        return s.tensor(h)
+
+    def eager() -> Tensor:
+        (h1, h2), (c1, c2) = ((x[:1], x[1:]) for x in tree.leaf_rows(torch.tensor([1, 2])))
+        return tree.inner_rows(h1, c1, h2, c2)[0][0].detach()
+
+    torch.testing.assert_close(run(), eager())
+    tree.inner_weight.data[0, 0] += 1  # leaves no trace in the version counter
+    torch.testing.assert_close(run(), eager())
+    tree.load_state_dict({k: v * 2 for k, v in tree.state_dict().items()}, assign=True)
+    torch.testing.assert_close(run(), eager())
+    tree.double()
+    torch.testing.assert_close(run(), eager())
+    tree.load_state_dict({k: v.float() for k, v in tree.state_dict().items()}, assign=True)
+    with pytest.raises(TypeError, match=r"parameters must keep the dtype and device of the first call; got torch.float32"):
+        run()
+
+
+def test_backward_twice() -> None:
+    torch.manual_seed(0)
+    tree = BinaryTreeLSTM(3, 4, num_embeddings=9).double()
+    with batching.session() as s:
+        h, c = tree.inner(*tree.leaf(1), *tree.leaf(2))
+    loss = (s.tensor(h) * s.tensor(c)).sum()
+    first = torch.autograd.grad(loss, list(tree.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(tree.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_cells_that_no_gradient_reaches() -> None:
+    """Their parameters get none, and the rows of others of their type add nothing."""
+    torch.manual_seed(0)
+    tree, step = BinaryTreeLSTM(3, 4, num_embeddings=9).double(), LSTM(4, 4).double()
+    with batching.session() as s:
+        left, right = tree.leaf(1), tree.leaf(2)
+        deep = tree.inner(*tree.inner(*left, *right), *right)
+        step.step(deep[0], *left)
+        h, _ = tree.inner(*left, *right)
+    s.tensor(h).sum().backward()
+    (h1, h2), (c1, c2) = ((x[:1], x[1:]) for x in tree.leaf_rows(torch.tensor([1, 2])))
+    want = torch.autograd.grad(tree.inner_rows(h1, c1, h2, c2)[0].sum(), list(tree.parameters()))
+    for p, grad in zip(tree.parameters(), want, strict=True):
+        torch.testing.assert_close(p.grad, grad)
+    assert all(p.grad is None for p in step.parameters())
+
+
+def test_the_default_device_does_not_matter() -> None:
+    """Tensors that a session makes for itself stand where its parameters are."""
+    tree = BinaryTreeLSTM(3, 4, num_embeddings=9)
+    double = batching.cell(lambda h: 2 * h)
+    with torch.device("meta"):
+        with batching.session() as s:
+            h, _ = tree.inner(*tree.leaf(1), *tree.leaf(2))
+            total = double(h)
+        loss = s.tensor(total).sum()
+        loss.backward()
+    assert loss.device.type == "cpu"
+    assert tree.inner_weight.grad is not None
+    assert tree.inner_weight.grad.device.type == "cpu"

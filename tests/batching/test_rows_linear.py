@@ -53,16 +53,16 @@ def test_accuracy(linear: Callable[..., None], m: int, n: int, k: tuple[int, ...
 
 def test_weights_of_any_stride_pack_alike() -> None:
     weight = normal(70, 30)
-    expected = OPS._rows_linear_pack(weight)
+    expected = OPS._rows_linear_pack([weight])
     assert expected.shape == (5, 30, 16)
     for same in (
         weight.T.contiguous().T,
         torch.stack([weight, weight], -1)[..., 1],
         torch.cat([weight] * 2, 1)[:, :30],
     ):
-        assert torch.equal(OPS._rows_linear_pack(same), expected)
-    assert torch.equal(OPS._rows_linear_pack(weight.T.double().T), TWINS["_rows_linear_pack"](weight.double()))
-    assert OPS._rows_linear_pack(weight[:0]).shape == (0, 30, 16)
+        assert torch.equal(OPS._rows_linear_pack([same]), expected)
+    assert torch.equal(OPS._rows_linear_pack([weight.T.double().T]), TWINS["_rows_linear_pack"]([weight.double()]))
+    assert OPS._rows_linear_pack([weight[:0]]).shape == (0, 30, 16)
 
 
 def test_bits_do_not_depend_on_packing_batch_or_threads(threads: Callable[[int], None]) -> None:
@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_packing_batch_or_threads(threads: Callable[[int],
     weight, bias = normal(520, 500), normal(520, seed=1)
     expected = torch.empty(700, 520)
     OPS._rows_linear(tables, rows, weight, bias, expected)
-    packed = OPS._rows_linear_pack(weight)
+    packed = OPS._rows_linear_pack([weight])
     for count in (2, 3):
         threads(count)
         out = torch.empty_like(expected)

@@ -17,7 +17,7 @@ def test_rows_linear(m, packed, dtype):
     rows = [torch.randint(0, 500, (m,), device="cuda", dtype=torch.int32) for _ in tables]
     weight, bias = torch.randn(330, 456, device="cuda").to(dtype), torch.randn(330, device="cuda").to(dtype)
     out = torch.empty(m, 340, device="cuda", dtype=dtype)[:, 5:335]
-    OPS._rows_linear(tables, rows, OPS._rows_linear_pack(weight) if packed else weight, bias, out)
+    OPS._rows_linear(tables, rows, OPS._rows_linear_pack([weight]) if packed else weight, bias, out)
     exact = torch.empty(m, 330, device="cuda", dtype=torch.float64)
     twin.rows_linear_reference([t.double() for t in tables], rows, weight.double(), bias.double(), exact)
     eps = torch.finfo(dtype).eps

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.batching.batches import SESSIONS, calls
 from bench.batching.cells import CELLS
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -29,7 +30,7 @@ def _linear() -> list[Call]:
     tables, rows = [normal(5, 3), normal(9, 4, seed=1)], [rows_of(6), rows_of(6, 1)]
     weight, bias = normal(18, 7, seed=2), normal(18, seed=3)
     segment = torch.zeros(8, 20)[1:7, 2:]
-    packed = torch.ops.edgeops._rows_linear_pack(weight)
+    packed = torch.ops.edgeops._rows_linear_pack([weight])
     in_order = [normal(2, 7)], [torch.empty(0, dtype=torch.int32)]
     return [
         ((tables, rows, weight, bias, torch.zeros(6, 18)), {}),
@@ -39,7 +40,7 @@ def _linear() -> list[Call]:
 
 
 def _pack() -> list[Call]:
-    return [((normal(18, 7),), {}), ((normal(7, 18, dtype=torch.float64).T,), {})]
+    return [(([normal(18, 7), normal(18, 3)],), {}), (([normal(7, 18, dtype=torch.float64).T],), {})]
 
 
 def _wgrad() -> list[Call]:
@@ -87,12 +88,18 @@ def _cell(*layout: int | str) -> Callable[[], list[Call]]:
     return lambda: [build(6), build(1)]
 
 
+def _batches() -> list[Call]:
+    """One section of each session; all of them are in the property test."""
+    return [(calls(session)[section], {}) for section, session in enumerate(SESSIONS)]
+
+
 _CELLS = "test_batching_cells.py::test_cells"
 _LINEAR = "test_batching_cells.py::test_rows_linear"
 BATCHING: dict[str, tuple[Callable[[], list[Call]], str, str]] = {
     "_rows_linear": (_linear, _LINEAR, "_rows_linear"),
     "_rows_linear_pack": (_pack, _LINEAR, "_rows_linear"),
     "_rows_linear_wgrad": (_wgrad, _LINEAR, "_rows_linear_wgrad"),
+    "_batches_run": (_batches, "test_batching_cells.py::test_batches_run", "_batches_run"),
     "_rows_add": (_add, "test_batching_cells.py::test_rows_add", "_rows_add"),
     "_rows_sum": (_sum, "test_batching_cells.py::test_rows_sum", "_rows_sum"),
     **{name: (_cell(*layout), _CELLS, name) for name, layout in CELLS.items()},

@@ -124,7 +124,8 @@ def test_kernel_op_does_not_drop_gradients_silently(name: str) -> None:
     sample = ENTRIES[name].samples()[0].with_grad()
     if name in STEPS:
         written = [i for i, a in enumerate(op_of(name)._schema.arguments) if a.alias_info and a.alias_info.is_write]
-        args = [x.detach() if i in written and x is not None else x for i, x in enumerate(sample.args)]
+        plain = pytree.tree_map_only(Tensor, Tensor.detach, sample.args)
+        args = [plain[i] if i in written else x for i, x in enumerate(sample.args)]
         if any(is_floating(x) and x.requires_grad for x in pytree.tree_leaves(args)):
             op_of(name)(*args)
             out = args[written[0]]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.batching.batches import SESSIONS, calls
 from bench.batching.cells import CELLS
 from edgeops.batching._ops import TWINS
 from tests.strategies import floats, seeds
@@ -47,7 +48,7 @@ def test_rows_linear(
     weight, bias = normal(g, n, sum(k), dtype=dtype), normal(g, n, dtype=dtype)
     out = segment(torch.zeros(m, n, dtype=dtype))
     pack = torch.ops.edgeops._rows_linear_pack.default
-    kernel("_rows_linear", tables, rows, pack(weight) if packed else weight, bias, out)
+    kernel("_rows_linear", tables, rows, pack([weight]) if packed else weight, bias, out)
     x = torch.cat([t[r.long()] for t, r in zip(tables, rows)], 1).double()
     wide = torch.promote_types(dtype, torch.float32)
     eps, size = torch.finfo(wide).eps, x.abs() @ weight.double().abs().T + bias.double().abs()
@@ -127,3 +128,18 @@ def test_cells(name: str, g: torch.Generator, dtype: torch.dtype, m: int, h: int
         for x, y in zip(args, clean):
             if x.is_floating_point() and len(x) == m:
                 assert torch.equal(x[1:], y[1:])
+
+
+@given(st.sampled_from(sorted(SESSIONS)), floats(), st.integers(1, 20), st.integers(1, 6), st.booleans())
+def test_batches_run(session: str, dtype: torch.dtype, width: int, instances: int, train: bool) -> None:
+    """Programs give what their twin gives in float64, every section of every session."""
+    eps = torch.finfo(dtype).eps
+    made = zip(calls(session, width, instances, dtype, train), calls(session, width, instances, dtype, train))
+    for ours, theirs in made:
+        wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in theirs[9]]
+        exact = (*theirs[:9], wide, *theirs[10:])
+        kernel("_batches_run", *ours)
+        TWINS["_batches_run"](*exact)
+        for got, want in zip(ours[9], exact[9], strict=True):
+            room = 100 * eps * max(1.0, float(want.abs().max()) if want.numel() else 1.0)
+            torch.testing.assert_close(got.double(), want.double(), rtol=100 * eps, atol=room)

@@ -23,34 +23,31 @@ py::tuple graph_of(const Recording& r) {
   return py::make_tuple(graph, ids);
 }
 
-py::tuple batch_tuple(const PlacedBatch& b) {
-  py::tuple operands(b.operand_at.size());
-  for (size_t i = 0; i < b.operand_at.size(); ++i) {
-    operands[i] = py::make_tuple(
-        static_cast<int>(b.variant->operands[i]), b.variant->in_classes[i], b.operand_at[i], b.operand_count[i],
-        b.first_row[i], b.starts_at[i], py::tuple(py::cast(b.makers[i])));
-  }
-  py::tuple outs(b.out_row.size());
-  for (size_t i = 0; i < b.out_row.size(); ++i) {
-    outs[i] = py::make_tuple(b.variant->out_classes[i], b.out_row[i]);
-  }
-  return py::make_tuple(b.variant->id, b.count, operands, outs);
-}
-
-py::tuple place(
+py::dict place(
     Recording& r, const py::array_t<int32_t, py::array::c_style>& order,
     const py::array_t<int64_t, py::array::c_style>& start) {
   Schedule s;
   s.order.assign(order.data(), order.data() + order.size());
   s.start.assign(start.data(), start.data() + start.size());
   Placement p = r.recorder.place(s);
-  py::list batches(p.batches.size());
-  for (size_t i = 0; i < p.batches.size(); ++i) {
-    batches[i] = batch_tuple(p.batches[i]);
+  py::list variants;
+  for (const Variant* v : p.variants) {
+    variants.append(v->id);
   }
-  return py::make_tuple(
-      batches, array_of(std::move(p.rows), true), array_of(std::move(p.numbers), true),
-      array_of(std::move(p.tensors), true), array_of(std::move(p.starts), true), p.used);
+  py::dict out;
+  out["variants"] = variants;
+  out["total"] = p.total;
+  out["largest"] = p.largest;
+  out["used"] = p.used;
+  out["records"] = array_of(std::move(p.records), true);
+  out["offset"] = array_of(std::move(p.offset), true);
+  out["type"] = array_of(std::move(p.type), true);
+  out["rows"] = array_of(std::move(p.rows), true);
+  out["numbers"] = array_of(std::move(p.numbers), true);
+  out["tensors"] = array_of(std::move(p.tensors), true);
+  out["starts"] = array_of(std::move(p.starts), true);
+  out["makers"] = array_of(std::move(p.makers), true);
+  return out;
 }
 
 // Where values stand that have been flushed: (rows, class, the batches that made them). Checks that they are values of
@@ -93,7 +90,7 @@ void bind_record(py::module_& m) {
   py::class_<Recording>(m, "Recording", py::dynamic_attr(), "What a session has recorded.")
       .def(py::init<>())
       .def("graph", graph_of, "(graph, variant of each type) of the calls since the last flush.")
-      .def("place", place, "Table rows for a schedule's results, and the operand rows of its batches; ends the flush.")
+      .def("place", place, "The batches of a schedule as arrays (`Placement` in record.h); ends the flush.")
       .def("locate", locate, "(table rows, class, batches) of values that have been flushed.")
       .def("cell", [](const Recording& r, int32_t variant) { return r.cells[variant]; })
       .def(

@@ -195,8 +195,8 @@ const Variant* infer(CellObject* self, Py_ssize_t count, const Reader& in) {
     return nullptr;
   }
   PyObject* outs;
-  int lone;
-  if (!PyArg_ParseTuple(told, "O!p", &PyTuple_Type, &outs, &lone)) {
+  int lone, pure;
+  if (!PyArg_ParseTuple(told, "O!pp", &PyTuple_Type, &outs, &lone, &pure)) {
     Py_DECREF(told);
     return nullptr;
   }
@@ -204,6 +204,8 @@ const Variant* infer(CellObject* self, Py_ssize_t count, const Reader& in) {
   Variant v;
   v.id = static_cast<int32_t>(all.size());
   v.lone = lone != 0;
+  v.merge = pure != 0 && !v.lone &&
+            std::all_of(in.kinds, in.kinds + count, [](Operand kind) { return kind == Operand::number; });
   v.operands.assign(in.kinds, in.kinds + count);
   v.in_classes.assign(in.classes, in.classes + count);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(outs); ++i) {
@@ -320,7 +322,14 @@ PyObject* cell_setstate(PyObject* object, PyObject* owner) {
   Py_RETURN_NONE;
 }
 
+// What comes out of this cell is asked again: its parameters may have another dtype now.
+PyObject* cell_forget(PyObject* object, PyObject*) {
+  reinterpret_cast<CellObject*>(object)->variants->clear();
+  Py_RETURN_NONE;
+}
+
 PyMethodDef cell_methods[] = {
+    {"forget", cell_forget, METH_NOARGS, "Ask the owner again what comes out of calls."},
     {"__reduce__", cell_reduce, METH_NOARGS, nullptr},
     {"__setstate__", cell_setstate, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

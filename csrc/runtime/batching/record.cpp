@@ -70,46 +70,120 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
   return g;
 }
 
+namespace {
+
+// Which calls of a batch have the numbers of an earlier one: `same[i]` is the place of the first such call among the
+// kept ones, in order. Returns how many are kept.
+class Equals {
+ public:
+  int64_t find(const std::vector<const int64_t*>& calls, int64_t width, std::vector<int32_t>& same) {
+    size_t size = 16;
+    while (size < 2 * calls.size()) {
+      size *= 2;
+    }
+    slots_.assign(size, -1);
+    first_.clear();
+    same.resize(calls.size());
+    for (size_t i = 0; i < calls.size(); ++i) {
+      uint64_t hash = 0;
+      for (int64_t k = 0; k < width; ++k) {
+        hash = (hash ^ static_cast<uint64_t>(calls[i][k])) * 0x9E3779B97F4A7C15ULL;
+        hash ^= hash >> 29;
+      }
+      size_t at = hash & (size - 1);
+      while (slots_[at] >= 0 && !std::equal(calls[i], calls[i] + width, calls[first_[slots_[at]]])) {
+        at = (at + 1) & (size - 1);
+      }
+      if (slots_[at] < 0) {
+        slots_[at] = static_cast<int32_t>(first_.size());
+        first_.push_back(static_cast<int32_t>(i));
+      }
+      same[i] = slots_[at];
+    }
+    return static_cast<int64_t>(first_.size());
+  }
+
+  // The call that is kept as number `kept`.
+  int32_t first(int64_t kept) const {
+    return first_[kept];
+  }
+
+ private:
+  std::vector<int32_t> slots_, first_;
+};
+
+}  // namespace
+
 Placement Recorder::place(const Schedule& schedule) {
   Placement p;
   row_.resize(producer_.size(), -1);
   batch_of_.resize(variant_.size(), -1);
   std::vector<int32_t> seen(batches_ + schedule.start.size(), -1);  // by batch: the operand that has listed it
+  std::vector<int32_t> type_of, same;                               // by variant id; by call of a batch
+  std::vector<int64_t> outside;                                     // by class: tensors from outside so far
+  std::vector<const int64_t*> at;  // by call: its next operand; operands are walked slot by slot
+  Equals equals;
   int32_t operand_index = 0;
   const auto batches = static_cast<int64_t>(schedule.start.size()) - 1;
-  p.batches.reserve(batches);
+  p.offset.reserve(batches + 1);
   for (int64_t b = 0; b < batches; ++b) {
     const int32_t* members = &schedule.order[schedule.start[b]];
-    const int64_t count = schedule.start[b + 1] - schedule.start[b];
+    const int64_t calls = schedule.start[b + 1] - schedule.start[b];
     const Variant& variant = *variant_[flushed_ + members[0]];
-    const size_t slots = variant.operands.size();
-    PlacedBatch batch{&variant, count, {}, {}, {}, {}, {}, std::vector<std::vector<int32_t>>(slots)};
-    // a call's operands are walked slot by slot; `at` remembers how far each call is
-    std::vector<const int64_t*> at(count);
-    for (int64_t i = 0; i < count; ++i) {
+    if (variant.id >= static_cast<int32_t>(type_of.size())) {
+      type_of.resize(variant.id + 1, -1);
+    }
+    int32_t& type = type_of[variant.id];
+    if (type < 0) {
+      type = static_cast<int32_t>(p.variants.size());
+      p.variants.push_back(&variant);
+      p.total.push_back(0);
+      p.largest.push_back(0);
+    }
+    at.resize(calls);
+    for (int64_t i = 0; i < calls; ++i) {
       at[i] = operands_.data() + operand_start_[flushed_ + members[i]];
     }
+    int64_t count = calls;
+    if (variant.merge) {
+      count = equals.find(at, static_cast<int64_t>(variant.operands.size()), same);
+      for (int64_t i = 0; i < count; ++i) {  // kept calls move forward, never over one still needed
+        at[i] = at[equals.first(i)];
+      }
+      at.resize(count);
+    }
+    p.offset.push_back(static_cast<int64_t>(p.records.size()));
+    p.type.push_back(type);
+    const size_t slots = variant.operands.size(), outs = variant.out_classes.size();
+    const auto length = static_cast<int64_t>(6 + 8 * slots + 2 * outs);
+    p.records.insert(
+        p.records.end(),
+        {length, type, count, p.total[type], static_cast<int64_t>(slots), static_cast<int64_t>(outs)});
+    p.total[type] += count;
+    p.largest[type] = std::max(p.largest[type], count);
     for (size_t slot = 0; slot < slots; ++slot) {
       const Operand kind = variant.operands[slot];
+      const int32_t of_class = variant.in_classes[slot];
       ++operand_index;
-      const auto starts_at = static_cast<int64_t>(p.starts.size());
-      batch.starts_at.push_back(kind == Operand::list ? starts_at : -1);
+      int64_t begin = 0, total = count, first = -1;
+      const auto starts = static_cast<int64_t>(p.starts.size()), makers = static_cast<int64_t>(p.makers.size());
       if (kind == Operand::number) {
-        batch.operand_at.push_back(static_cast<int64_t>(p.numbers.size()));
+        begin = static_cast<int64_t>(p.numbers.size());
         for (auto& operand : at) {
           p.numbers.push_back(*operand++);
         }
-        batch.operand_count.push_back(count);
-        batch.first_row.push_back(-1);
       } else if (kind == Operand::tensor) {
-        batch.operand_at.push_back(static_cast<int64_t>(p.tensors.size()));
+        begin = static_cast<int64_t>(p.tensors.size());
         for (auto& operand : at) {
           p.tensors.push_back(static_cast<int32_t>(*operand++));
         }
-        batch.operand_count.push_back(count);
-        batch.first_row.push_back(-1);
+        if (of_class >= static_cast<int32_t>(outside.size())) {
+          outside.resize(of_class + 1, 0);
+        }
+        first = outside[of_class];
+        outside[of_class] += count;
       } else {
-        const auto begin = static_cast<int64_t>(p.rows.size());
+        begin = static_cast<int64_t>(p.rows.size());
         if (kind == Operand::list) {
           p.starts.push_back(0);
         }
@@ -121,43 +195,44 @@ Placement Recorder::place(const Schedule& schedule) {
             const int32_t maker = batch_of(value);
             if (seen[maker] != operand_index) {
               seen[maker] = operand_index;
-              batch.makers[slot].push_back(maker);
+              p.makers.push_back(maker);
             }
           }
           if (kind == Operand::list) {
             p.starts.push_back(static_cast<int64_t>(p.rows.size()) - begin);
           }
         }
-        const auto total = static_cast<int64_t>(p.rows.size()) - begin;
-        batch.operand_at.push_back(begin);
-        batch.operand_count.push_back(total);
-        int64_t first = total > 0 ? p.rows[begin] : 0;
+        total = static_cast<int64_t>(p.rows.size()) - begin;
+        first = total > 0 ? p.rows[begin] : 0;
         for (int64_t i = 1; i < total; ++i) {
           if (p.rows[begin + i] != first + i) {
             first = -1;
             break;
           }
         }
-        batch.first_row.push_back(first);
       }
+      p.records.insert(
+          p.records.end(), {static_cast<int64_t>(kind), of_class, begin, total, first, starts, makers,
+                            static_cast<int64_t>(p.makers.size())});
     }
-    for (size_t o = 0; o < variant.out_classes.size(); ++o) {
+    for (size_t o = 0; o < outs; ++o) {
       const int32_t c = variant.out_classes[o];
       if (c >= static_cast<int32_t>(used_.size())) {
         used_.resize(c + 1, 0);
       }
-      batch.out_row.push_back(used_[c]);
-      for (int64_t i = 0; i < count; ++i) {
-        row_[first_value_[flushed_ + members[i]] + static_cast<int64_t>(o)] = static_cast<int32_t>(used_[c] + i);
+      p.records.insert(p.records.end(), {c, used_[c]});
+      for (int64_t i = 0; i < calls; ++i) {
+        const int64_t row = used_[c] + (variant.merge ? same[i] : i);
+        row_[first_value_[flushed_ + members[i]] + static_cast<int64_t>(o)] = static_cast<int32_t>(row);
       }
       used_[c] += count;
     }
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < calls; ++i) {
       batch_of_[flushed_ + members[i]] = batches_;
     }
     ++batches_;
-    p.batches.push_back(std::move(batch));
   }
+  p.offset.push_back(static_cast<int64_t>(p.records.size()));
   p.used = used_;
   flushed_ = nodes();
   return p;

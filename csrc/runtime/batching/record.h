@@ -21,30 +21,37 @@ enum class Operand : int32_t {
 struct Variant {
   int32_t id = 0;                    // dense, in the whole process
   bool lone = false;                 // never batched
+  bool merge = false;                // calls with equal numbers, and no other operands, are computed once
   std::vector<Operand> operands;     // kind of every operand
   std::vector<int32_t> in_classes;   // value class of every operand, -1 for numbers
   std::vector<int32_t> out_classes;  // value class of every result
 };
 
-// One batch of a flush: equal calls that run together.
-struct PlacedBatch {
-  const Variant* variant;
-  int64_t count;                       // calls
-  std::vector<int64_t> operand_at;     // rows (value, list), numbers or tensors of an operand: from here in their array
-  std::vector<int64_t> operand_count;  // how many; differs from `count` for lists
-  std::vector<int64_t> first_row;      // rows first, first + 1, ... of their table; -1 when they are not consecutive
-  std::vector<int64_t> starts_at;      // lists: count + 1 starts, from here in `starts`; -1 for others
-  std::vector<int64_t> out_row;        // first row of every result in its table
-  std::vector<std::vector<int32_t>> makers;  // by operand: the batches of the session that its values come from
-};
-
+// The batches of a flush as arrays, for executors.
+//
+// A record says where one batch's operands and results stand, in this order: its length, its type (an index into
+// `variants`), its rows m, how many rows batches of this type before it have, its operands, its results; then eight
+// numbers an operand and two a result:
+//   operand: kind, class, at, count, first, starts, makers, makers end
+//     value, list: its table rows are rows[at : at + count], which are first, first + 1, ... unless first is -1
+//     list:        the rows of call i are those from starts[starts + i] to starts[starts + i + 1], counted from `at`
+//     number:      numbers[at : at + m]
+//     tensor:      tensors[at : at + m]; stacked by class in the order of `tensors` they are rows first, first + 1, ...
+//     makers[makers : makers end] are the batches of the session that the values come from
+//   result:  class, first row in its table
 struct Placement {
-  std::vector<PlacedBatch> batches;
-  std::vector<int32_t> rows;     // table rows of value and list operands
-  std::vector<int64_t> numbers;  // integers
-  std::vector<int32_t> tensors;  // indices of outside tensors
-  std::vector<int64_t> starts;   // offsets of list operands
-  std::vector<int64_t> used;     // rows used of every class's table after this flush, by class
+  std::vector<int64_t> records;
+  std::vector<int64_t> offset;           // [batches + 1], where records begin
+  std::vector<int32_t> type;             // [batches]
+  std::vector<const Variant*> variants;  // by type
+  std::vector<int64_t> total;            // by type: rows of all its batches
+  std::vector<int64_t> largest;          // by type: rows of its largest batch
+  std::vector<int32_t> rows;             // table rows of value and list operands
+  std::vector<int64_t> numbers;          // integers
+  std::vector<int32_t> tensors;          // indices of outside tensors
+  std::vector<int64_t> starts;           // offsets of list operands
+  std::vector<int32_t> makers;
+  std::vector<int64_t> used;  // rows used of every class's table after this flush, by class
 };
 
 class Recorder {

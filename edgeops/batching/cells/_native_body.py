@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bodies on native kernels share: products with rows of tables, and their gradients, one product a weight."""
+"""What bodies with programs for the native runner share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
-from edgeops.batching._execute import ALL
+from edgeops.batching._program import Program
 from edgeops.batching.cell import NUMBER, Body
-
-_ops = torch.ops.edgeops
-Rows = tuple[Tensor, Tensor]  # a table, and which of its rows; none means all
 
 
 class NativeBody(Body):
-    """A body of kernels; `run` is its readable twin, used outside of sessions and for unusual dtypes."""
+    """A body with a program; `run` is its readable twin, used outside of sessions and to find out shapes."""
+
+    pure = True
 
     def __init__(self, module: nn.Module, run: Callable[..., Any], name: str) -> None:
         self.module: Any = module
         self.name = name
         self._run = run
+        self._programs: dict[int, Program] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_programs": {}}
 
     def parameters(self) -> list[Tensor]:
-        return list(self.module.parameters())
+        return [p for p in self.module._parameters.values() if p is not None]
 
     def run(self, *rows: Any) -> Any:
         return self._run(*rows)
@@ -41,45 +43,27 @@ class NativeBody(Body):
                 raise TypeError(message(f"batching cell {self.name}", rule, got, "Cast the operand or the module."))
         return super().infer(operands)
 
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        """Write the steps for operands of these kinds and classes."""
+        raise NotImplementedError
 
-def ids(batch: Any, slot: int, limit: int, who: str) -> Tensor:
-    """An integer operand that names rows of a weight, `int64 [m]`; checked."""
-    given: Tensor = batch.numbers(slot)
-    if given.numel():
-        low, high = (int(x) for x in torch.aminmax(given))
-        if low < 0 or high >= limit:
-            rule, got = f"ids must lie in 0..{limit - 1}", str(low if low < 0 else high)
-            raise ValueError(message(f"batching cell {who}", rule, got, "Check num_embeddings and the vocabulary."))
-    return given
-
-
-def packed(weight: Tensor, flush: Any) -> Tensor:
-    """A weight in the kernels' own order, made once a flush; GPUs take it as it is."""
-    if weight.device.type != "cpu":
-        return weight
-    found: Tensor = flush.once(("packed", id(weight)), lambda: _ops._rows_linear_pack.default(weight))
-    return found
+    def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Program:
+        found = self._programs.get(variant)
+        if found is None:
+            first = self.parameters()[0]
+            found = self._programs[variant] = Program(self.module, first.dtype, first.device)
+            self.write(found, operands)
+        for p in self.parameters():
+            if p.dtype != found.dtype or p.device != found.device:
+                rule = "parameters must keep the dtype and device of the first call"
+                got, advice = f"{p.dtype} on {p.device}", "Convert the whole module with .to()."
+                raise TypeError(message(f"batching cell {self.name}", rule, got, advice))
+        return found
 
 
-def product(flush: Any, parts: Sequence[Rows], weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """`out = concat(rows of the parts) @ weight.T + bias`; out may be some columns of a wider tensor."""
-    tables, rows = zip(*parts, strict=True)
-    _ops._rows_linear.default(list(tables), list(rows), packed(weight, flush), bias, out)
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Operands of several batches as one, which read the same table or segments of one table."""
-    if len(parts) == 1:
-        return parts[0]
-    if all(rows.numel() and table is parts[0][0] for table, rows in parts):
-        return parts[0][0], torch.cat([rows for _, rows in parts])
-    return torch.cat([table if not rows.numel() else table.index_select(0, rows) for table, rows in parts]), ALL
-
-
-def weight_grad(grad: Tensor, parts: Sequence[Rows], weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Any]:
-    """Gradients of a product's weight and bias over all rows at once."""
-    dweight = torch.zeros_like(weight)
-    dbias = None if bias is None else torch.zeros_like(bias)
-    tables, rows = zip(*parts, strict=True)
-    _ops._rows_linear_wgrad.default(grad, list(tables), list(rows), dweight, dbias)
-    return dweight, dbias
+def width_of(operand: tuple[int, int]) -> int:
+    """Numbers in a row of an operand."""
+    width = 1
+    for size in value_class(operand[1]).shape:
+        width *= size
+    return width

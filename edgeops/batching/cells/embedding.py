@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
-from edgeops.batching.cells._native_body import NativeBody, ids
+from edgeops.batching.cell import CellOwner
+from edgeops.batching.cells._native_body import NativeBody
 
 
-class Embedding(nn.Embedding):
+class Embedding(CellOwner, nn.Embedding):
     """`nn.Embedding` for sessions: `look_up(id) -> row`. Constructor, parameters and `state_dict` are `nn.Embedding`'s.
 
     `padding_idx`, `max_norm`, `scale_grad_by_freq` and `sparse` are `nn.Embedding`'s own and not read by `look_up`.
 
+    >>> import torch
     >>> from edgeops import batching
     >>> words = Embedding(10, 4)
     >>> with batching.session() as s:
@@ -39,14 +42,9 @@ class _LookUp(NativeBody):
     def __init__(self, module: Embedding) -> None:
         super().__init__(module, module.rows, "Embedding.look_up")
 
-    def forward(self, batch: Any, training: bool) -> None:
-        weight = self.module.weight.detach()
-        torch.index_select(weight, 0, ids(batch, 0, len(weight), self.name), out=batch.out(0))
-
-    def backward(self, batch: Any, saved: None) -> Tensor:
-        return batch.grad_out(0).clone()
-
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        ids, grad = torch.cat([b.numbers(0) for b, _ in batches]), torch.cat([g for _, g in batches])
-        weight = self.module.weight
-        flush.add_captured(weight, torch.zeros_like(weight).index_add_(0, ids, grad))
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p, width = program, self.module.embedding_dim
+        p.copy(p.result(0), p.named(0, "weight", width))
+        grads = p.d_kept(width)
+        p.copy(grads, p.d_result(0), section=1)
+        p.add(p.named(0, "weight", width, grad=True), grads, section=2)

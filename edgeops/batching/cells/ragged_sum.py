@@ -11,11 +11,9 @@ from torch import Tensor
 
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
-from edgeops.batching._execute import matrix
+from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
 from edgeops.batching.cell import LIST, Body, Ragged
-
-_ops = torch.ops.edgeops
 
 
 class RaggedSum:
@@ -44,6 +42,12 @@ class RaggedSum:
 class _Sum(Body):
     name = "RaggedSum"
 
+    def __init__(self) -> None:
+        self._programs: dict[int, Program] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_programs": {}}
+
     def parameters(self) -> list[Tensor]:
         return []
 
@@ -64,13 +68,11 @@ class _Sum(Body):
                 raise TypeError(message(f"batching cell {self.name}", rule, str(value_class(number).dtype), advice))
         return tuple(number for _, number in operands)
 
-    def forward(self, batch: Any, training: bool) -> None:
-        for slot in range(len(batch.operands)):
-            table, rows, starts = batch.list_rows(slot)
-            _ops._rows_sum.default(matrix(table), starts, rows, matrix(batch.out(slot)))
-
-    def backward(self, batch: Any, saved: None) -> None:
-        for slot in range(len(batch.operands)):
-            _, _, starts = batch.list_rows(slot)
-            which = torch.repeat_interleave(torch.arange(batch.count), starts.diff())
-            batch.add_grad(slot, batch.grad_out(slot).index_select(0, which))
+    def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Program:
+        found = self._programs.get(variant)
+        if found is None:
+            of = value_class(operands[0][1])
+            found = self._programs[variant] = Program(None, of.dtype, of.device)
+            for slot in range(len(operands)):
+                found.sum(found.result(slot), slot)
+        return found

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeops.batching._execute import ALL
+from edgeops.batching._program import Place, Program
 from edgeops.batching._runtime import runtime
-from edgeops.batching.cell import FunctionBody
-from edgeops.batching.cells._native_body import NativeBody, joined, product, weight_grad
-
-_ops = torch.ops.edgeops
+from edgeops.batching.cell import CellOwner, FunctionBody
+from edgeops.batching.cells._native_body import NativeBody
 
 
-class BinaryTreeGRU(nn.Module):
+class BinaryTreeGRU(CellOwner):
     """Cells of a binary TreeGRU; use `leaf` and `inner` inside a session. ED-Batch, section 5; spec section 7.1.
 
     `leaf(x) -> h`: `z = sigmoid(W x + b)`, `c = tanh(W x + b)`, `h = (1 - z) c`.
@@ -78,41 +76,39 @@ class _Inner(NativeBody):
     def __init__(self, module: BinaryTreeGRU) -> None:
         super().__init__(module, module.inner_rows, "BinaryTreeGRU.inner")
 
-    def forward(self, batch: Any, training: bool) -> Any:
-        m, flush = self.module, batch.flush
-        out = batch.out(0)
-        count, width = out.shape
-        gates = out.new_empty(count, 4 * width)
-        reset, candidates = out.new_empty(2, 2 * count, width).unbind()
-        children = (*batch.rows(0), *batch.rows(1))
-        product(flush, [batch.rows(0), batch.rows(1)], m.gate_weight, m.gate_bias, gates)
-        _ops._treegru_reset_fwd.default(gates, *children, reset)
-        product(flush, [(reset, ALL)], m.candidate_weight, m.candidate_bias, candidates)
-        _ops._treegru_cell_fwd.default(candidates, gates, *children, out)
-        return (gates, reset, candidates) if training else None
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p = program
+        width = self.module.candidate_bias.shape[0]
+        children = [p.operand(slot, width) for slot in range(2)]
+        gates, dgates = p.kept(4 * width), p.d_kept(4 * width)
+        reset, candidates, dcandidates = p.kept(2 * width), p.kept(2 * width), p.d_kept(2 * width)
+        dreset, before = p.room(4 * width).columns(0, 2 * width), p.room(4 * width).columns(2 * width, 4 * width)
 
-    def backward(self, batch: Any, saved: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        m = self.module
-        gates, reset, candidates = saved
-        count, width = reset.shape[0] // 2, reset.shape[1]
-        dgates, dcandidates = torch.empty_like(gates), torch.empty_like(candidates)
-        d1, d2 = gates.new_empty(2, count, width).unbind()
-        children = (*batch.rows(0), *batch.rows(1))
-        _ops._treegru_cell_bwd.default(candidates, gates, *children, batch.grad_out(0), dcandidates, dgates, d1, d2)
-        _ops._treegru_reset_bwd.default(gates, *children, dcandidates @ m.candidate_weight, dgates, d1, d2)
-        both = dgates @ m.gate_weight
-        batch.add_grad(0, d1.add_(both[:, :width]))
-        batch.add_grad(1, d2.add_(both[:, width:]))
-        return dgates, dcandidates, reset
+        def halves(place: Place) -> list[Place]:
+            return [place.columns(0, width), place.columns(width, 2 * width)]
 
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        m = self.module
-        dgates, dcandidates, reset = (torch.cat([kept[i] for _, kept in batches]) for i in range(3))
-        children = [joined([b.rows(slot) for b, _ in batches]) for slot in (0, 1)]
-        for grad, parts, weight, bias in (
-            (dgates, children, m.gate_weight, m.gate_bias),
-            (dcandidates, [(reset, ALL)], m.candidate_weight, m.candidate_bias),
-        ):
-            dweight, dbias = weight_grad(grad, parts, weight, bias)
-            flush.add_captured(weight, dweight)
-            flush.add_captured(bias, dbias)
+        products = [p.linear(gates, dgates, {"gate_weight": children}, ["gate_bias"])]
+        p.cell(0, "reset_fwd", width, gates, *children, *halves(reset))
+        inner = [
+            p.linear(candidate, grad, {"candidate_weight": [of]}, ["candidate_bias"])
+            for candidate, grad, of in zip(halves(candidates), halves(dcandidates), halves(reset), strict=True)
+        ]
+        p.cell(0, "treegru_fwd", width, *halves(candidates), gates, *children, p.result(0))
+        p.cell(
+            1,
+            "treegru_bwd",
+            width,
+            *halves(candidates),
+            gates,
+            *children,
+            p.d_result(0),
+            *halves(dcandidates),
+            dgates,
+            *halves(before),
+        )
+        for product, to, of in zip(inner, halves(dreset), halves(reset), strict=True):
+            p.backprop(to, of, [product], add=False)
+        p.cell(1, "reset_bwd", width, gates, *children, *halves(dreset), dgates, *halves(before))
+        for slot, (child, grad) in enumerate(zip(children, halves(before), strict=True)):
+            p.add(p.d_operand(slot), grad)
+            p.backprop(p.d_operand(slot), child, products)

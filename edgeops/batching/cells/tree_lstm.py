@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeops._common.errors import message
+from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
-from edgeops.batching.cell import NUMBER
-from edgeops.batching.cells._native_body import NativeBody, ids, joined, product, weight_grad
-
-_ops = torch.ops.edgeops
+from edgeops.batching.cell import NUMBER, CellOwner
+from edgeops.batching.cells._native_body import NativeBody
 
 
-class BinaryTreeLSTM(nn.Module):
+class BinaryTreeLSTM(CellOwner):
     """Cells of a binary TreeLSTM; use `leaf` and `inner` inside a session. ED-Batch, section 5; spec section 7.1.
 
     `leaf(x) -> (h, c)`: `i, o = sigmoid(W x + b)`, `u = tanh(W x + b)`, `c = i u`, `h = o tanh(c)`.
@@ -94,83 +92,44 @@ class _Leaf(NativeBody):
             raise TypeError(message(f"batching cell {self.name}", rule, got, advice))
         return super().infer(operands)
 
-    def _input(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if batch.operands[0][0] != NUMBER:
-            return batch.rows(0)
-        embedding = self.module.embedding
-        return embedding, ids(batch, 0, len(embedding), self.name).int()
-
-    def forward(self, batch: Any, training: bool) -> Any:
-        m = self.module
-        h = batch.out(0)
-        gates = h.new_empty(batch.count, 3 * h.shape[1])
-        product(batch.flush, [self._input(batch)], m.leaf_weight, m.leaf_bias, gates)
-        _ops._treelstm_leaf_fwd.default(gates, h, batch.out(1))
-        return gates if training else None
-
-    def backward(self, batch: Any, gates: Tensor) -> Tensor:
-        dgates = torch.empty_like(gates)
-        _ops._treelstm_leaf_bwd.default(gates, batch.out(1), batch.grad_out(0), batch.grad_out(1), dgates)
-        if batch.operands[0][0] != NUMBER:
-            batch.add_grad(0, dgates @ self.module.leaf_weight)
-        return dgates
-
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        m = self.module
-        dgates = torch.cat([d for _, d in batches])
-        x = joined([self._input(b) for b, _ in batches])
-        dweight, dbias = weight_grad(dgates, [x], m.leaf_weight, m.leaf_bias)
-        flush.add_captured(m.leaf_weight, dweight)
-        flush.add_captured(m.leaf_bias, dbias)
-        if m.embedding is not None:
-            dx = dgates @ m.leaf_weight
-            flush.add_captured(m.embedding, torch.zeros_like(m.embedding).index_add_(0, x[1], dx))
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p, m = program, self.module
+        h, width = m.forget_bias.shape[0], m.leaf_weight.shape[1]
+        named = operands[0][0] == NUMBER
+        x = p.named(0, "embedding", width) if named else p.operand(0, width)
+        gates, dgates = p.kept(3 * h), p.d_kept(3 * h)
+        product = p.linear(gates, dgates, {"leaf_weight": [x]}, ["leaf_bias"])
+        p.cell(0, "leaf_fwd", h, gates, p.result(0), p.result(1))
+        p.cell(1, "leaf_bwd", h, gates, p.result(1), p.d_result(0), p.d_result(1), dgates)
+        if named:
+            p.backprop(p.named(0, "embedding", width, grad=True), x, [product], section=2)
+        else:
+            p.backprop(p.d_operand(0), x, [product])
 
 
 class _Inner(NativeBody):
     def __init__(self, module: BinaryTreeLSTM) -> None:
         super().__init__(module, module.inner_rows, "BinaryTreeLSTM.inner")
 
-    def forward(self, batch: Any, training: bool) -> Any:
-        m, flush = self.module, batch.flush
-        h = batch.out(0)
-        width = h.shape[1]
-        gates = h.new_empty(batch.count, 5 * width)
-        left, right = batch.rows(0), batch.rows(2)
-        product(flush, [left, right], m.inner_weight, m.inner_bias, gates[:, : 3 * width])
-        product(flush, [left], m.forget_left, m.forget_bias, gates[:, 3 * width : 4 * width])
-        product(flush, [right], m.forget_right, m.forget_bias, gates[:, 4 * width :])
-        _ops._treelstm_cell_fwd.default(gates, *batch.rows(1), *batch.rows(3), h, batch.out(1))
-        return gates if training else None
-
-    def backward(self, batch: Any, gates: Tensor) -> Tensor:
-        m = self.module
-        width = gates.shape[1] // 5
-        dgates = torch.empty_like(gates)
-        dc1, dc2 = gates.new_empty(2, batch.count, width).unbind()
-        _ops._treelstm_cell_bwd.default(
-            gates, *batch.rows(1), *batch.rows(3), batch.out(1), batch.grad_out(0), batch.grad_out(1), dgates, dc1, dc2
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p = program
+        h = self.module.forget_bias.shape[0]
+        left, c1, right, c2 = (p.operand(slot, h) for slot in range(4))
+        gates, dgates, states = p.kept(5 * h), p.d_kept(5 * h), p.room(2 * h)
+        dc1, dc2 = states.columns(0, h), states.columns(h, 2 * h)
+        products = [
+            p.linear(gates.columns(a * h, b * h), dgates.columns(a * h, b * h), {weight: parts}, [bias])
+            for a, b, weight, parts, bias in (
+                (0, 3, "inner_weight", [left, right], "inner_bias"),
+                (3, 4, "forget_left", [left], "forget_bias"),
+                (4, 5, "forget_right", [right], "forget_bias"),
+            )
+        ]
+        p.cell(0, "treelstm_fwd", h, gates, c1, c2, p.result(0), p.result(1))
+        p.cell(
+            1, "treelstm_bwd", h, gates, c1, c2, p.result(1), p.d_result(0), p.d_result(1), dgates, dc1, dc2
         )
-        both = dgates[:, : 3 * width] @ m.inner_weight
-        batch.add_grad(0, both[:, :width].addmm_(dgates[:, 3 * width : 4 * width], m.forget_left))
-        batch.add_grad(2, both[:, width:].addmm_(dgates[:, 4 * width :], m.forget_right))
-        batch.add_grad(1, dc1)
-        batch.add_grad(3, dc2)
-        return dgates
-
-    def finish(self, flush: Any, batches: list[Any]) -> None:
-        m = self.module
-        width = m.forget_bias.shape[0]
-        dgates = torch.cat([d for _, d in batches])
-        left, right = (joined([b.rows(slot) for b, _ in batches]) for slot in (0, 2))
-        dweight, dbias = weight_grad(dgates[:, : 3 * width], [left, right], m.inner_weight, m.inner_bias)
-        dleft, dforget1 = weight_grad(dgates[:, 3 * width : 4 * width], [left], m.forget_left, m.forget_bias)
-        dright, dforget2 = weight_grad(dgates[:, 4 * width :], [right], m.forget_right, m.forget_bias)
-        for parameter, grad in (
-            (m.inner_weight, dweight),
-            (m.inner_bias, dbias),
-            (m.forget_left, dleft),
-            (m.forget_right, dright),
-            (m.forget_bias, dforget1 + dforget2),
-        ):
-            flush.add_captured(parameter, grad)
+        p.add(p.d_operand(1), dc1)
+        p.add(p.d_operand(3), dc2)
+        p.backprop(p.d_operand(0), left, products)
+        p.backprop(p.d_operand(2), right, products)

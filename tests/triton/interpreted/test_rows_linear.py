@@ -50,7 +50,7 @@ def test_packed_weights_and_more_tables_run_the_twin():
     x, weight, out = torch.randn(3, 4), torch.randn(5, 12), torch.empty(2, 5)
     rows = [rows_of(2, 3) for _ in range(3)]
     want = torch.cat([x[r.long()] for r in rows], 1) @ weight.T
-    for w in (weight, twin.rows_linear_pack_reference(weight)):
+    for w in (weight, twin.rows_linear_pack_reference([weight])):
         rows_linear_cuda([x, x, x], rows, w, None, out)
         torch.testing.assert_close(out, want)
 
