@@ -12,6 +12,10 @@ from edgeops.batching.cell import cell as cell
 from edgeops.batching.layout import Layout as Layout
 from edgeops.batching.layout import plan_layout as plan_layout
 from edgeops.batching.plan_cache import PlanCache as PlanCache
+from edgeops.batching.programs import gather as gather
+from edgeops.batching.programs import run as run
+from edgeops.batching.programs import stack as stack
+from edgeops.batching.programs import wait as wait
 from edgeops.batching.report import Report as Report
 from edgeops.batching.schedule import FSMPolicy as FSMPolicy
 from edgeops.batching.schedule import Graph as Graph

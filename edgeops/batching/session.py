@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from edgeops.batching._runtime import runtime
 from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, VALUE
 from edgeops.batching.plan_cache import PlanCache
+from edgeops.batching.programs import drive
 from edgeops.batching.report import Report
 from edgeops.batching.schedule import SCHEDULERS, FSMPolicy, Graph, schedule
 
@@ -153,34 +154,37 @@ class Session:
 
         Args:
             programs: generators that yield a value (or a tuple of values) and are resumed with its tensor, or
-                coroutines that `await` values. What they return is collected.
+                coroutines that `await` values. What they return is collected. `batching.gather` splits one.
 
         Returns:
             Their results, in order.
-        """
-        running: list[tuple[int, Generator[Any, Any, Any], Any]] = [(i, p, None) for i, p in enumerate(programs)]
-        results: list[Any] = [None] * len(running)
-        while running:
-            waiting = []
-            for index, program, sent in running:
-                try:
-                    waiting.append((index, program, program.send(sent)))
-                except StopIteration as stop:
-                    results[index] = stop.value
-            # the first answer flushes what all of them have recorded
-            running = [(i, p, self._answer(wanted)) for i, p, wanted in waiting]
-        return results
 
-    def _answer(self, wanted: Any) -> Any:
-        if isinstance(wanted, tuple):
-            return tuple(self.tensor(v) for v in wanted)
-        return self.tensor(wanted)
+        Raises:
+            TypeError: something that is no program.
+        """
+        return drive(programs, self._answers)
+
+    def _answers(self, asked: list[Any]) -> list[Any]:
+        """Tensors for all values of a round, in one piece a class: one flush, one gather."""
+        flat = [v for wanted in asked for v in (wanted if isinstance(wanted, tuple) else (wanted,))]
+        kinds: dict[Any, list[int]] = {}
+        for at, v in enumerate(flat):
+            if not isinstance(v, Tensor):
+                kinds.setdefault(getattr(v, "_class", None), []).append(at)
+        for places in kinds.values():
+            for at, tensor in zip(places, self.stack([flat[at] for at in places]).unbind(), strict=True):
+                flat[at] = tensor
+        answers = iter(flat)
+        return [
+            tuple(next(answers) for _ in wanted) if isinstance(wanted, tuple) else next(answers) for wanted in asked
+        ]
 
 
 def _site() -> str:
-    """Where the program outside of this package stands."""
+    """Where the program outside of this package, and of PyTorch's modules that call into it, stands."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("edgeops.batching"):
+    inside = ("edgeops.batching", "torch.")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inside):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

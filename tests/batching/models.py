@@ -60,20 +60,3 @@ class TreeLSTM(nn.Module):
             h, c = self.inner(*self(tree[1], losses), *self(tree[2], losses))
         losses.append(self.loss(h, tree[0]))
         return h, c
-
-
-class EarlyExit(nn.Module):
-    """One layer again and again until a unit says stop: what happens next depends on a result."""
-
-    def __init__(self, width: int = 6, most: int = 5) -> None:
-        super().__init__()
-        self.layer = batching.cell(nn.Sequential(nn.Linear(width, width), nn.Tanh()))
-        self.stop = batching.cell(nn.Linear(width, 1))
-        self.most = most
-
-    async def forward(self, x: Any) -> tuple[Any, int]:
-        for step in range(self.most):
-            x = self.layer(x)
-            if (await self.stop(x)).item() > 0:
-                return x, step + 1
-        return x, self.most

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgeops import batching
 from edgeops.batching.cells import BinaryTreeLSTM
-from tests.batching.models import EarlyExit, TreeLSTM, random_trees
+from tests.batching.models import TreeLSTM, random_trees
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -62,31 +62,6 @@ def test_equal_calls_run_together() -> None:
             model((0, (1, 2), (3, 4)), losses)
     s.sum(losses)
     assert (s.report.nodes, s.report.types, s.report.batches, s.report.flushes) == (24, 3, 3, 1)
-
-
-def test_early_exit_flushes_once_a_round() -> None:
-    torch.manual_seed(3)
-    model = EarlyExit().double()
-    rows = list(torch.randn(9, 6, dtype=torch.float64))
-    with batching.session() as s:
-        ended = s.run(model(x) for x in rows)
-        ours = s.stack([x for x, _ in ended])
-    theirs = []
-    for x in rows:
-        steps = 0
-        while steps < model.most:
-            x, steps = model.layer(x), steps + 1
-            if model.stop(x).item() > 0:
-                break
-        theirs.append((x, steps))
-    assert [n for _, n in ended] == [n for _, n in theirs]
-    assert len({n for _, n in theirs}) > 1
-    assert s.report.flushes <= max(n for _, n in theirs) + 1
-    torch.testing.assert_close(ours, torch.stack([x for x, _ in theirs]))
-    upstream = torch.randn_like(ours)
-    want = gradients(model, (torch.stack([x for x, _ in theirs]) * upstream).sum())
-    for a, b in zip(gradients(model, (ours * upstream).sum()), want, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_generators_get_tuples() -> None:

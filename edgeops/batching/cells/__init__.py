@@ -4,6 +4,7 @@
 from edgeops.batching.cells.embedding import Embedding as Embedding
 from edgeops.batching.cells.gru import GRU as GRU
 from edgeops.batching.cells.lstm import LSTM as LSTM
+from edgeops.batching.cells.mv_rnn import MVRNN as MVRNN
 from edgeops.batching.cells.ragged_sum import RaggedSum as RaggedSum
 from edgeops.batching.cells.tree_gru import BinaryTreeGRU as BinaryTreeGRU
 from edgeops.batching.cells.tree_lstm import BinaryTreeLSTM as BinaryTreeLSTM
