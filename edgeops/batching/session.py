@@ -43,6 +43,7 @@ class Session:
         self._failure: Exception | None = None
         self._names: dict[int, str] = {}
         self._former: list[Any] = []
+        self._recording_since = 0.0  # inside of a `with` block: its begin, or the end of the last flush
         if scheduler not in SCHEDULERS:
             rule = f"scheduler must be one of {', '.join(SCHEDULERS)}"
             raise ValueError(message(_WHO, rule, repr(scheduler), "Pick one of them."))
@@ -52,12 +53,16 @@ class Session:
         self.report = Report()
 
     def __enter__(self) -> Session:
+        if not self._former:
+            self._recording_since = time.perf_counter()
         self._former.append(self._runtime.current())
         self._runtime.set_current(self._recording)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._runtime.set_current(self._former.pop())
+        if not self._former:
+            self.report.record_s += time.perf_counter() - self._recording_since
 
     def _on_tensor(self, x: object) -> tuple[int, int]:
         """Class and index of a tensor operand."""
@@ -92,9 +97,14 @@ class Session:
             if meant is error:
                 raise
             raise meant from None
-        self.report.gathered_bytes += flush.gathered_bytes
         counts = [batch.count for _, batch in flush.batches]
+        indices = sum(x.nbytes for x in (rows, numbers, starts))
+        self.report.add_copies(_bytes(flush.scratch), flush.gathered_bytes, indices)
         self.report.add_flush(graph, counts, _site(), scheduled - begin, scheduled)
+        self.report.cache_hits += plan.graph is not graph
+        if self._former:
+            self.report.record_s += begin - self._recording_since
+            self._recording_since = time.perf_counter()
 
     def _keys(self, variants: Sequence[int], bodies: dict[int, Any]) -> tuple[bytes, ...]:
         """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""
@@ -172,6 +182,14 @@ class Session:
         if isinstance(wanted, tuple):
             return tuple(self.tensor(v) for v in wanted)
         return self.tensor(wanted)
+
+
+def _bytes(made: Any) -> int:
+    """Size of the tensors in what bodies made of their weights."""
+    if isinstance(made, Tensor):
+        return made.nbytes
+    parts = made.values() if isinstance(made, dict) else made if isinstance(made, (list, tuple)) else ()
+    return sum(_bytes(part) for part in parts)
 
 
 def _site() -> str:
