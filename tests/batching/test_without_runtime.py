@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 USES = """
-import json, numpy as np, torch
+import json, sys, torch
+sys.modules["edgeops._runtime"] = None  # as if it were not built, wherever the package is installed
 from edgeops import batching
 from edgeops.batching import cells
 uses = {
@@ -34,24 +34,19 @@ for name, use in uses.items():
         use()
     except ImportError as error:
         told[name] = str(error)
-print(json.dumps([batching.__file__, sorted(uses), told]))
+print(json.dumps([sorted(uses), told]))
 """
 
 
-def test_the_first_use_says_what_to_do(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("_runtime*.so", "_runtime*.pyd", "_C*", "__pycache__", "tour", "perf")
-    shutil.copytree(ROOT / "edgeops", tmp_path / "edgeops", ignore=ignored)
-    for binary in (ROOT / "edgeops").glob("_C*"):
-        (tmp_path / "edgeops" / binary.name).symlink_to(binary)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+def test_the_first_use_says_what_to_do() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", USES]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    place, uses, told = json.loads(done.stdout)
-    assert Path(place).is_relative_to(tmp_path)
+    uses, told = json.loads(done.stdout)
     assert sorted(told) == uses
     for text in told.values():
         assert text.startswith("edgeops.batching: graphs, schedules and cells need the native runtime; got ")
-        assert "_runtime" in text
+        assert "edgeops._runtime" in text
         assert "run: pip install" in text
         assert text.endswith("`edgeops info` prints the whole picture.")
