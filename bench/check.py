@@ -61,6 +61,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B7": lambda: tree_lstm.figures(False),
     "B8": lambda: tree_lstm.figures(True),
     "B11": lattice_lstm.figures,
+    "B12": tree_lstm.grid_figures,
     "overhead": _overhead,
     "import": _import,
 }

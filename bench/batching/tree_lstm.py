@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """TreeLSTM on sentiment trees, a loss at every node: edgeops, DyNet's automatic batching, PyTorch eager and by hand.
 
-`python -m bench.batching.tree_lstm [--width 64] [--batch 32] [--train]`.
+`python -m bench.batching.tree_lstm [--width 64] [--batch 32] [--train]`, or `--grid` for all widths and batches.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from edgeops.perf.stats import Samples
 Tree = tuple[Any, ...]  # (label, word id) or (label, left, right)
 WORDS = 256  # ids are taken modulo this, as in ED-Batch's benchmark
 BY_HAND = "by hand"
+WIDTHS = (64, 128, 256, 512)
+BATCHES = {1: 40, 8: 25, 32: 15, 128: 7}  # trees, and how many rounds they are measured in the grid
 
 
 def labelled_trees(split: str, count: int) -> list[Tree]:
@@ -198,12 +201,51 @@ def figures(train: bool) -> dict[str, float]:
     return found
 
 
+def grid(train: bool, dynet: bool) -> Iterator[tuple[int, int, dict[str, Samples]]]:
+    """Width, batch and `measure` at every point of `WIDTHS` and `BATCHES`, eager PyTorch untimed."""
+    for width, (batch, rounds) in itertools.product(WIDTHS, BATCHES.items()):
+        yield width, batch, measure(width, batch, train, rounds, eager=False, dynet=dynet)
+
+
+def grid_figures() -> dict[str, float]:
+    """Least ratio to PyTorch by hand over the grid.
+
+    Raises:
+        Unavailable: no trees.
+    """
+    found: dict[str, float] = {}
+    with perf.thread_count(1):
+        for name, train in (("inference", False), ("training", True)):
+            ratios = {}
+            for width, batch, samples in grid(train, dynet=False):
+                ratios[width, batch] = side_by_side.ratio(samples, BY_HAND)
+                print(f"  {name}, H {width}, {batch} trees: {ratios[width, batch]:.2f}x", flush=True)
+            found[f"least over by hand, {name}"] = min(ratios.values())
+    return found
+
+
+def show_grid(dynet: bool) -> None:
+    """Print the grid as a table: milliseconds of ours, and how many times as long the others take."""
+    print("| | H | trees | edgeops, ms | by hand | better DyNet |\n|---|--:|--:|--:|--:|--:|")
+    for name, train in (("inference", False), ("training", True)):
+        for width, batch, samples in grid(train, dynet):
+            other = f"{side_by_side.ratio(samples, side_by_side.better_dynet(samples)):.2f}x" if dynet else "-"
+            by_hand = f"{side_by_side.ratio(samples, BY_HAND):.2f}x"
+            own = f"{1e3 * samples[OURS].median:.2f}"
+            print(f"| {name} | {width} | {batch} | {own} | {by_hand} | {other} |", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 1 where something is not there."""
     prog = "bench.batching.tree_lstm"
-    given = side_by_side.arguments(prog, __doc__, "trees").parse_args(argv)
+    parser = side_by_side.arguments(prog, __doc__, "trees")
+    parser.add_argument("--grid", action="store_true", help="all widths and batches, inference and training")
+    given = parser.parse_args(argv)
     try:
         with perf.thread_count(1):
+            if given.grid:
+                show_grid(not given.no_dynet)
+                return 0
             eager, dynet = not given.no_eager, not given.no_dynet
             side_by_side.show(measure(given.width, given.batch, given.train, given.rounds, eager, dynet))
     except Unavailable as error:
