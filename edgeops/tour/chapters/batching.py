@@ -49,7 +49,7 @@ class Plans:
 
 
 FULL = Plans(
-    ListPlan(steps=12, more=388, batch=64, held_out=1024),
+    ListPlan(steps=8, more=392, batch=64, held_out=1024),
     SyntaxPlan(steps=6, more=294, batch=64, held_out=1024, lr=5e-3, examples=9000),
 )
 QUICK = Plans(
