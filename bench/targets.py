@@ -2,8 +2,8 @@
 """What must be shown, as data: item, figure, bound. `bench.check` measures the figures and compares.
 
 The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. B1 to B4 are
-items 1 to 4 of the batching specification, section 13, B2 at a raised bound; B11 and B12 are the lattices and the grid of
-its item 7.
+items 1 to 4 of the batching specification, section 13, B2 at a raised bound; B11 and B12 are the lattices and the grid
+of its item 7.
 """
 
 from __future__ import annotations
