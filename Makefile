@@ -89,7 +89,7 @@ gpu:
 clean:
 	rm -rf build *.egg-info edgeops/*.so edgeops/triton_kernels
 
-# the peer of bench/batching/tree_lstm.py, in an environment of its own
+# the peer of bench/batching/side_by_side.py, in an environment of its own
 dynet:
 	test -x .venv-dynet/bin/python || $(PYTHON) -m venv .venv-dynet
 	.venv-dynet/bin/python -m pip install --quiet --disable-pip-version-check dynet38 cython

@@ -2,7 +2,8 @@
 """What must be shown, as data: item, figure, bound. `bench.check` measures the figures and compares.
 
 The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. B1 to B4 are
-items 1 to 4 of the batching specification, section 13, B2 at a raised bound.
+items 1 to 4 of the batching specification, section 13, B2 at a raised bound; B11 and B12 are the lattices and the grid
+of its item 7.
 """
 
 from __future__ import annotations
@@ -129,6 +130,10 @@ TARGETS = (
     Target("B9", "early exit, flushes over the longest's decisions", "<=", 1, "x"),
     Target("B10", "largest deviation from eager, float32", "<=", 1e-4),
     Target("B10", "largest deviation from eager, float64", "<=", 1e-9),
+    Target("B11", "over DyNet, H 64", ">=", 2.5, "x"),
+    Target("B11", "over DyNet, H 256", ">=", 2.5, "x"),
+    Target("B12", "least over by hand, inference", ">=", 1, "x"),
+    Target("B12", "least over by hand, training", ">=", 1, "x"),
     Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
     Target("overhead", "slowest public op with grad", "<=", 20.0, "µs"),
     Target("import", "import edgeops on top of torch", "<=", 0.3, "s"),

@@ -33,8 +33,8 @@ EMBED, FORWARD1, BACKWARD1, FORWARD2, BACKWARD2, TAG, TAG_SUM = range(7)
 
 # in post-order: a word, or the indices of two children
 Tree = list[tuple[int, int] | str]
-# a lattice: for every position the positions its arcs come from
-Lattice = tuple[tuple[int, ...], ...]
+# a lattice: for every position its tag and its arcs, each the position it comes from and the id of its word
+Lattice = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
 
 
 @dataclass
@@ -109,8 +109,9 @@ def lattices(split: str, count: int) -> list[Lattice]:
     found: list[Lattice] = []
     for _ in range(min(count, total)):
         size = int(lines[at])
+        tags = [int(tag) for tag in lines[at + 1].split()]
         rows = [[int(x) for x in line.split()] for line in lines[at + 2 : at + 2 + size]]
-        found.append(tuple(tuple(row[1 : 1 + 2 * row[0] : 2]) for row in rows))
+        found.append(tuple((tag, tuple(zip(row[1::2], row[2::2]))) for tag, row in zip(tags, rows, strict=True)))
         at += 2 + size
         while at < len(lines) and not lines[at].strip():
             at += 1
@@ -146,8 +147,8 @@ def lattice(split: str, count: int, ragged_sum: bool = False) -> Graph:
     outputs = []
     for rows in lattices(split, count):
         states: list[int] = []
-        for position, sources in enumerate(rows):
-            arcs = [nodes.add(CHAR if s == position - 1 else WORD, (states[s],)) for s in sources]
+        for position, (_, incoming) in enumerate(rows):
+            arcs = [nodes.add(CHAR if s == position - 1 else WORD, (states[s],)) for s, _ in incoming]
             if not arcs:
                 states.append(nodes.add(START))
             elif len(arcs) == 1:

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """TreeLSTM on sentiment trees, a loss at every node: edgeops, DyNet's automatic batching, PyTorch eager and by hand.
 
-`python -m bench.batching.tree_lstm [--width 64] [--batch 32] [--train]`. DyNet runs in an environment of its own, whose
-Python `EDGEOPS_DYNET` names (`make dynet` makes `.venv-dynet`); it does the same step whenever it is its turn.
+`python -m bench.batching.tree_lstm [--width 64] [--batch 32] [--train]`, or `--grid` for all widths and batches.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
-import os
 import re
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,16 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import inputs
+from bench.batching import side_by_side
 from bench.batching.graphs import skip_reason
+from bench.batching.side_by_side import EAGER, OURS, DyNet
 from bench.registry import Unavailable
-from edgeops import batching
+from edgeops import batching, perf
 from edgeops.batching.cells import BinaryTreeLSTM
-from edgeops.perf.stats import Samples, paired_ratio
+from edgeops.perf.stats import Samples
 
 Tree = tuple[Any, ...]  # (label, word id) or (label, left, right)
 WORDS = 256  # ids are taken modulo this, as in ED-Batch's benchmark
-STRATEGIES = {"dynet agenda": 1, "dynet depth": 2}
-OURS = "edgeops"
+BY_HAND = "by hand"
+WIDTHS = (64, 128, 256, 512)
+BATCHES = {1: 40, 8: 25, 32: 15, 128: 7}  # trees, and how many rounds they are measured in the grid
 
 
 def labelled_trees(split: str, count: int) -> list[Tree]:
@@ -153,88 +151,39 @@ class Model(nn.Module):
             h = hs
         return self.loss_rows(h, table[:, 2]).sum()
 
-
-class DyNet:
-    """The same step in a process of its own."""
-
-    def __init__(self, trees: Sequence[Tree], width: int, train: bool, strategy: int) -> None:
-        python = os.environ.get("EDGEOPS_DYNET", str(inputs.ROOT / ".venv-dynet" / "bin" / "python"))
-        if not os.path.isfile(python):
-            raise Unavailable("no DyNet: run `make dynet`, or set EDGEOPS_DYNET to a Python that has dynet38")
-        program = str(inputs.ROOT / "bench" / "batching" / "peers" / "dynet_tree.py")
-        self._process = subprocess.Popen(
-            [python, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        job = {"trees": trees, "width": width, "train": train, "strategy": strategy, "words": WORDS}
-        self._ask(json.dumps(job), "ready")
-
-    def _ask(self, line: str, until: str = "") -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        for answer in self._process.stdout:
-            if not until or answer.strip() == until:
-                return answer
-        raise RuntimeError("bench.batching.tree_lstm: DyNet must answer; got the end of its output. Run it by hand.")
-
-    def seconds(self) -> float:
-        """Process seconds of one step."""
-        return float(self._ask(""))
-
-    def __enter__(self) -> DyNet:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.communicate()
+    def for_dynet(self) -> list[Tensor]:
+        """Parameters in the order of `peers/dynet_tree.py`: a matrix and a bias for each of i, o and u."""
+        tree = self.tree
+        assert tree.embedding is not None
+        found: list[Tensor] = [tree.embedding]
+        for weight, bias in ((tree.leaf_weight, tree.leaf_bias), (tree.inner_weight, tree.inner_bias)):
+            for pair in zip(weight.chunk(3), bias.chunk(3)):
+                found += pair
+        return [*found, tree.forget_left, tree.forget_right, tree.forget_bias, self.classes.weight, self.classes.bias]
 
 
 def measure(
-    width: int, batch: int, train: bool, rounds: int = 25, eager: bool = True, peers: bool = True
+    width: int, batch: int, train: bool, rounds: int = 25, eager: bool = True, dynet: bool = True
 ) -> dict[str, Samples]:
     """Process seconds of a step of every candidate, turn by turn in one run.
 
     Raises:
-        Unavailable: no trees, or `peers` and no DyNet.
-        RuntimeError: the candidates' losses or gradients differ.
+        Unavailable: no trees, or `dynet` and no DyNet.
+        AssertionError, RuntimeError: the candidates' losses or gradients differ.
     """
     torch.manual_seed(0)
     trees = labelled_trees("train", batch)
     model = Model(width)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    ways = {
+        OURS: lambda m: m.batched(trees),
+        BY_HAND: lambda m: m.by_hand(trees),
+        EAGER: lambda m: m.eager(trees),
+    }
 
-    def step(run: Callable[[Sequence[Tree]], Tensor]) -> float:
-        begin = time.process_time()
-        with torch.set_grad_enabled(train):
-            loss = run(trees)
-            if train:
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-            else:
-                loss.item()
-        return time.process_time() - begin
+    def peer(strategy: int) -> DyNet:
+        return DyNet("dynet_tree.py", trees, model.for_dynet(), train, strategy)
 
-    ways: dict[str, Callable[[Sequence[Tree]], Tensor]] = {OURS: model.batched, "by hand": model.by_hand}
-    if eager:
-        ways["eager"] = model.eager
-    losses = {name: run(trees) for name, run in {**ways, "eager": model.eager}.items()}
-    grads = {name: torch.autograd.grad(loss, list(model.parameters())) for name, loss in losses.items()}
-    for name, found in grads.items():
-        for a, b in zip((losses[name], *found), (losses["eager"], *grads["eager"]), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.detach().abs().max()))
-    turns: dict[str, Callable[[], float]] = {name: lambda run=run: step(run) for name, run in ways.items()}  # type: ignore[misc]
-    others = [DyNet(trees, width, train, number) for number in STRATEGIES.values()] if peers else []
-    try:
-        turns |= {name: other.seconds for name, other in zip(STRATEGIES, others)}
-        seconds: dict[str, list[float]] = {name: [] for name in turns}
-        for _ in range(rounds + 2):
-            for name, turn in turns.items():
-                seconds[name].append(turn())
-    finally:
-        for other in others:
-            other.__exit__(None, None, None)
-    return {name: Samples(tuple(values[2:])) for name, values in seconds.items()}
+    return side_by_side.measure(model, ways, train, rounds, peer if dynet else None, eager)
 
 
 def figures(train: bool) -> dict[str, float]:
@@ -243,39 +192,65 @@ def figures(train: bool) -> dict[str, float]:
     Raises:
         Unavailable: no trees, or no DyNet.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     found: dict[str, float] = {}
-    try:
+    with perf.thread_count(1):
         for width in (64, 256):
             samples = measure(width, 32, train)
-            best = min(STRATEGIES, key=lambda name: samples[name].median)
-            for peer, name in (("DyNet", best), ("by hand", "by hand"), ("eager", "eager")):
-                found[f"over {peer}, H {width}"] = paired_ratio(samples[name], samples[OURS]).median
-    finally:
-        torch.set_num_threads(threads)
+            for peer, name in (("DyNet", side_by_side.better_dynet(samples)), (BY_HAND, BY_HAND), (EAGER, EAGER)):
+                found[f"over {peer}, H {width}"] = side_by_side.ratio(samples, name)
     return found
+
+
+def grid(train: bool, dynet: bool) -> Iterator[tuple[int, int, dict[str, Samples]]]:
+    """Width, batch and `measure` at every point of `WIDTHS` and `BATCHES`, eager PyTorch untimed."""
+    for width, (batch, rounds) in itertools.product(WIDTHS, BATCHES.items()):
+        yield width, batch, measure(width, batch, train, rounds, eager=False, dynet=dynet)
+
+
+def grid_figures() -> dict[str, float]:
+    """Least ratio to PyTorch by hand over the grid.
+
+    Raises:
+        Unavailable: no trees.
+    """
+    found: dict[str, float] = {}
+    with perf.thread_count(1):
+        for name, train in (("inference", False), ("training", True)):
+            ratios = {}
+            for width, batch, samples in grid(train, dynet=False):
+                ratios[width, batch] = side_by_side.ratio(samples, BY_HAND)
+                print(f"  {name}, H {width}, {batch} trees: {ratios[width, batch]:.2f}x", flush=True)
+            found[f"least over by hand, {name}"] = min(ratios.values())
+    return found
+
+
+def show_grid(dynet: bool) -> None:
+    """Print the grid as a table: milliseconds of ours, and how many times as long the others take."""
+    print("| | H | trees | edgeops, ms | by hand | better DyNet |\n|---|--:|--:|--:|--:|--:|")
+    for name, train in (("inference", False), ("training", True)):
+        for width, batch, samples in grid(train, dynet):
+            other = f"{side_by_side.ratio(samples, side_by_side.better_dynet(samples)):.2f}x" if dynet else "-"
+            by_hand = f"{side_by_side.ratio(samples, BY_HAND):.2f}x"
+            own = f"{1e3 * samples[OURS].median:.2f}"
+            print(f"| {name} | {width} | {batch} | {own} | {by_hand} | {other} |", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 1 where something is not there."""
-    parser = argparse.ArgumentParser(prog="python -m bench.batching.tree_lstm", description=__doc__)
-    parser.add_argument("--width", type=int, default=64, help="H, default 64")
-    parser.add_argument("--batch", type=int, default=32, help="trees, default 32")
-    parser.add_argument("--train", action="store_true", help="forward, backward and SGD; otherwise forward")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--no-eager", action="store_true", help="leave the slow one out")
-    parser.add_argument("--no-dynet", action="store_true", help="leave DyNet out")
+    prog = "bench.batching.tree_lstm"
+    parser = side_by_side.arguments(prog, __doc__, "trees")
+    parser.add_argument("--grid", action="store_true", help="all widths and batches, inference and training")
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     try:
-        samples = measure(given.width, given.batch, given.train, given.rounds, not given.no_eager, not given.no_dynet)
+        with perf.thread_count(1):
+            if given.grid:
+                show_grid(not given.no_dynet)
+                return 0
+            eager, dynet = not given.no_eager, not given.no_dynet
+            side_by_side.show(measure(given.width, given.batch, given.train, given.rounds, eager, dynet))
     except Unavailable as error:
-        print(f"bench.batching.tree_lstm: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 1
-    for name, own in samples.items():
-        ratio = paired_ratio(own, samples[OURS])
-        print(f"{name:14s} {1e3 * own.median:9.2f} ms   edgeops is {ratio} as fast")
     return 0
 
 

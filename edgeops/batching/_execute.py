@@ -25,7 +25,6 @@ from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, Ragged
 
 _WIDE = (torch.float32, torch.float64)
-_rows_add = torch.ops.edgeops._rows_add
 
 
 def _nothing() -> Tensor:
@@ -92,7 +91,7 @@ class Batch:
         if first >= 0:
             table[first : first + count] += grad
         elif table.dtype in _WIDE and table.device.type == "cpu":
-            _rows_add(matrix(grad), flush.rows[at : at + count], matrix(table))
+            torch.ops.edgeops._rows_add.default(matrix(grad), flush.rows[at : at + count], matrix(table))
         else:
             table.index_add_(0, flush.on(table.device)[0][at : at + count], grad)
 
@@ -129,6 +128,7 @@ class Flush:
         self._on = {torch.device("cpu"): (self.rows, numbers, starts)}
         self.outside = [outside[i] for i in placed["tensors"]]
         self.gathered_bytes = 0
+        self.packed_bytes = 0  # weights in the kernels' own order
         self._outside_rows: dict[int, list[int]] = {}  # by class: which of `outside` are the rows of its table
         for place, i in enumerate(placed["tensors"].tolist()):
             self._outside_rows.setdefault(classes[i], []).append(place)

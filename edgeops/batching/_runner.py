@@ -115,6 +115,8 @@ class Runner:
                     tensor = self._kept[kind, number] = program.buffer(need, total)
                 elif role in ("pack", "bias", "kept"):
                     tensor = None if backward else program.buffer(need, largest)
+                    if tensor is not None and role != "kept":
+                        self._flush.packed_bytes += tensor.nbytes
                 elif backward and role == "grad":
                     like = getattr(program.module, need.parameter)
                     tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))

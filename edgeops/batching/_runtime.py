@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from edgeops._common.errors import message
 
 
+@functools.cache
 def runtime() -> Any:
-    """`edgeops._runtime.batching`."""
+    """`edgeops._runtime.batching`, taken when it is first needed.
+
+    Raises:
+        ImportError: it is not built for this Python.
+    """
     try:
         from edgeops._runtime import batching
     except ImportError as error:
-        rule, advice = "recording needs the native runtime", "Install edgeops from source with a C++ compiler."
-        raise ImportError(message("edgeops.batching", rule, f"no edgeops._runtime ({error})", advice)) from error
+        rule, advice = "graphs, schedules and cells need the native runtime", "`edgeops info` prints the whole picture."
+        got = f"{error}; run: pip install --no-build-isolation -e . (or make test)"
+        raise ImportError(message("edgeops.batching", rule, got, advice)) from error
     if not hasattr(batching.Value, "tensor"):
         from edgeops.batching._value import dress
 

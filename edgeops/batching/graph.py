@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeops._common.errors import describe, message
-from edgeops._runtime import batching as _native
+from edgeops.batching._runtime import runtime
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -82,16 +83,16 @@ class Graph:
                 )
             flags[kind] = 1
         starts, operands = _integers("arg_start", arg_start, np.int64), _integers("args", args, np.int32)
-        self._hold(_native.Graph(kinds, starts, operands, flags), _keys(keys, count))
+        self._hold(runtime().Graph(kinds, starts, operands, flags), _keys(keys, count))
 
     @classmethod
-    def _of_native(cls, native: _native.Graph, keys: tuple[bytes, ...]) -> Graph:
+    def _of_native(cls, native: Any, keys: tuple[bytes, ...]) -> Graph:
         """A graph recorded natively, as it is: no copy and no check."""
         graph = cls.__new__(cls)
         graph._hold(native, keys)
         return graph
 
-    def _hold(self, native: _native.Graph, keys: tuple[bytes, ...]) -> None:
+    def _hold(self, native: Any, keys: tuple[bytes, ...]) -> None:
         self._native = native
         self.keys = keys
         self.types, self.arg_start, self.args = native.type, native.arg_start, native.args

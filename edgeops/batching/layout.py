@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from edgeops._common import describe, message
-from edgeops._runtime import batching as runtime
+from edgeops.batching._runtime import runtime
 
 EXTERNAL = -1
 """A tensor from outside that is stored as its batch reads it, such as fused weights. Lower ids (-2, -3, ...) are single
@@ -106,7 +106,7 @@ def plan_layout(variables: int, batches: Sequence[Sequence[Sequence[int]]]) -> L
     who = "plan_layout"
     count = _number(who, "variables", variables)
     checked = _batches(who, batches, count)
-    return _layout(runtime.plan_layout(count, checked, _EFFORT), checked)
+    return _layout(runtime().plan_layout(count, checked, _EFFORT), checked)
 
 
 def judge_order(order: Sequence[int], batches: Sequence[Sequence[Sequence[int]]]) -> Layout:
@@ -132,7 +132,7 @@ def judge_order(order: Sequence[int], batches: Sequence[Sequence[Sequence[int]]]
         )
     _number(who, "the length of order", len(ids))
     checked = _batches(who, batches, len(ids))
-    return _layout(runtime.judge_order(ids, checked), checked)
+    return _layout(runtime().judge_order(ids, checked), checked)
 
 
 def _number(who: str, name: str, value: int) -> int:

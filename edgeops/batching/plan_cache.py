@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeops._common.errors import describe, message
-from edgeops._runtime import batching as _native
+from edgeops.batching._runtime import runtime
 from edgeops.batching.graph import Graph
 from edgeops.batching.policy import FSMPolicy
 from edgeops.batching.schedule import Schedule, schedule
@@ -38,7 +38,7 @@ class PlanCache:
         if not isinstance(hash_bits, int) or not 0 <= hash_bits <= 64:
             raise ValueError(message("PlanCache", "hash_bits must lie in 0..64", describe(hash_bits), "Leave it out."))
         self.capacity = capacity
-        self._plans = _native.PlanCache(capacity, hash_bits)
+        self._plans = runtime().PlanCache(capacity, hash_bits)
 
     def schedule(
         self,

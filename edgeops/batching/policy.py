@@ -6,9 +6,10 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from edgeops._common.errors import describe, message
-from edgeops._runtime import batching as _native
+from edgeops.batching._runtime import runtime
 from edgeops.batching.graph import Graph
 
 STATES = ("base", "sort", "max")
@@ -30,7 +31,7 @@ class FSMPolicy:
         batches: of the graph it was trained on; 0 for a loaded policy.
     """
 
-    def __init__(self, native: _native.Policy, iterations: int = 0, batches: int = 0) -> None:
+    def __init__(self, native: Any, iterations: int = 0, batches: int = 0) -> None:
         self._native = native
         self.state = STATES[native.kind]
         self.phases: int = native.phases
@@ -82,7 +83,7 @@ class FSMPolicy:
                 raise ValueError(
                     message(who, f"{name} must lie in {least}..{most}", describe(value), f"Use e.g. {least}.")
                 )
-        native, done, batches = _native.train_fsm(
+        native, done, batches = runtime().train_fsm(
             graph._native, graph.keys, STATES.index(state), phases, iterations, seed
         )
         return cls(native, done, batches)
@@ -96,7 +97,7 @@ class FSMPolicy:
 
     def unseen(self, graph: Graph) -> int:
         """How many decisions about this graph fall outside the table."""
-        return int(_native.schedule_fsm(graph._native, graph.keys, self._native)[2])
+        return int(runtime().schedule_fsm(graph._native, graph.keys, self._native)[2])
 
     def to_json(self) -> str:
         """The policy as text; keys in hexadecimal, states as lists of indices of keys."""
@@ -141,7 +142,7 @@ class FSMPolicy:
         return cls.from_json(Path(path).read_text(encoding="ascii"))
 
 
-def _parsed(facts: dict) -> _native.Policy:
+def _parsed(facts: dict) -> Any:
     if facts["format"] != _FORMAT:
         raise ValueError(f"format {facts['format']!r}")
     keys = [bytes.fromhex(key) for key in facts["keys"]]
@@ -152,4 +153,4 @@ def _parsed(facts: dict) -> _native.Policy:
         symbols = state[1:] if phases > 1 else state
         if action not in symbols or not all(isinstance(s, int) and 0 <= s < len(keys) for s in symbols):
             raise ValueError(f"state {state} with action {action}")
-    return _native.Policy(STATES.index(facts["state"]), phases, keys, [tuple(row) for row in facts["table"]])
+    return runtime().Policy(STATES.index(facts["state"]), phases, keys, [tuple(row) for row in facts["table"]])

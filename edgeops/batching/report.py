@@ -11,13 +11,15 @@ from typing import Any
 from edgeops._common.errors import message
 from edgeops.batching.schedule import Graph, lower_bound
 
+COPIES = ("weights", "activations", "indices")
 _MANY_TYPES = 64
+_SITES = 3  # of a summary
 _MANY_BATCHES = 20  # fewer say nothing about how well a program batches
 
 
 @dataclass
 class Report:
-    """Counts of a session so far; times in seconds.
+    """Counts of a session so far; times in seconds of wall time. `print(report)` gives a summary.
 
     Attributes:
         nodes: cell calls that ran.
@@ -26,7 +28,11 @@ class Report:
         single: batches of one call.
         flushes: how often recorded calls were run.
         sites: where flushes were asked for, `file:line` outside of edgeops, and how often.
-        gathered_bytes: operands of cells without native kernels that were copied row by row into one tensor.
+        cache_hits: flushes whose schedule came from the session's plan cache.
+        copied_bytes: what was written to bring operands together, each copy once, forward: `"weights"` joined or packed
+            for the kernels, `"activations"` gathered row by row for cells without native kernels, `"indices"` of rows
+            and integer operands.
+        record_s: inside of the `with` block, flushes left out: recording and what else the program does there.
         schedule_s: choosing batches and table rows.
         execute_s: running them, forward.
     """
@@ -37,7 +43,9 @@ class Report:
     single: int = 0
     flushes: int = 0
     sites: dict[str, int] = field(default_factory=dict)
-    gathered_bytes: int = 0
+    cache_hits: int = 0
+    copied_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COPIES, 0))
+    record_s: float = 0.0
     schedule_s: float = 0.0
     execute_s: float = 0.0
     _graphs: list[Graph] = field(default_factory=list, repr=False)
@@ -60,6 +68,16 @@ class Report:
         self.schedule_s += schedule_s
         self.execute_s += time.perf_counter() - execute_began
         self._warn()
+
+    def add_copies(self, weights: int, activations: int, indices: int) -> None:
+        """Count the bytes that a flush has copied."""
+        for name, size in zip(COPIES, (weights, activations, indices), strict=True):
+            self.copied_bytes[name] += size
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Activations that were copied: `copied_bytes["activations"]`."""
+        return self.copied_bytes["activations"]
 
     def _warn(self) -> None:
         """Say once that a program hardly batches, and why that may be."""
@@ -87,3 +105,32 @@ class Report:
         facts = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
         bound = self.lower_bound
         return {**facts, "lower_bound": bound, "batches_over_bound": self.batches / bound if bound else 1.0}
+
+    def __str__(self) -> str:
+        bound = self.lower_bound
+        over = f"{self.batches / bound:.2f}x the lower bound {bound}" if bound else "nothing ran"
+        sites = sorted(self.sites.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{site} ({times}x)" for site, times in sites[:_SITES])
+        more = f" and {len(sites) - _SITES} more places" if len(sites) > _SITES else ""
+        lines = [
+            f"calls     {self.nodes} of {self.types} kinds",
+            f"batches   {self.batches}, {self.single} of them of one call; {over}",
+            f"flushes   {self.flushes}, {self.cache_hits} with a schedule from the cache"
+            + (f"; asked for at {shown}{more}" if sites else ""),
+            "copied    " + ", ".join(f"{name} {_size(count)}" for name, count in self.copied_bytes.items()),
+            f"time      {1e3 * self.record_s:.2f} ms recording, {1e3 * self.schedule_s:.2f} ms scheduling, "
+            f"{1e3 * self.execute_s:.2f} ms running forward",
+        ]
+        return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    """Bytes for people.
+
+    >>> _size(999), _size(20480), _size(3_000_000)
+    ('999 B', '20.5 kB', '3.0 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    value, unit = (count / 1e3, "kB") if count < 1e6 else (count / 1e6, "MB")
+    return f"{value:.1f} {unit}"

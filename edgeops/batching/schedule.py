@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeops._common.errors import describe, message
-from edgeops._runtime import batching as _native
+from edgeops.batching._runtime import runtime
 from edgeops.batching.graph import Graph as Graph
 from edgeops.batching.graph import Ints, Longs
 from edgeops.batching.policy import FSMPolicy as FSMPolicy
@@ -153,19 +153,19 @@ def schedule(
 def _plan(graph: Graph, scheduler: str, policy: FSMPolicy | None, width: int) -> Schedule:
     native = graph._native
     if policy is not None and scheduler.startswith("fsm"):
-        order, start, _ = _native.schedule_fsm(native, graph.keys, policy._native)
+        order, start, _ = runtime().schedule_fsm(native, graph.keys, policy._native)
     else:
         order, start = _NATIVE[scheduler](native, width)
     return Schedule(graph, order, start, scheduler)
 
 
 _NATIVE: dict[str, Callable[[object, int], tuple[Ints, Longs]]] = {
-    "depth": lambda graph, width: _native.schedule_depth(graph),
-    "agenda": lambda graph, width: _native.schedule_agenda(graph, False),
-    "agenda_remaining": lambda graph, width: _native.schedule_agenda(graph, True),
-    "sufficient": lambda graph, width: _native.schedule_sufficient(graph),
-    "lookahead": lambda graph, width: _native.schedule_lookahead(graph),
-    "beam": lambda graph, width: _native.schedule_beam(graph, width),
+    "depth": lambda graph, width: runtime().schedule_depth(graph),
+    "agenda": lambda graph, width: runtime().schedule_agenda(graph, False),
+    "agenda_remaining": lambda graph, width: runtime().schedule_agenda(graph, True),
+    "sufficient": lambda graph, width: runtime().schedule_sufficient(graph),
+    "lookahead": lambda graph, width: runtime().schedule_lookahead(graph),
+    "beam": lambda graph, width: runtime().schedule_beam(graph, width),
 }
 
 

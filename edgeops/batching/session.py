@@ -45,6 +45,7 @@ class Session:
         self._failure: Exception | None = None
         self._names: dict[int, str] = {}
         self._former: list[Any] = []
+        self._recording_since = 0.0  # inside of a `with` block: its begin, or the end of the last flush
         if scheduler not in SCHEDULERS:
             rule = f"scheduler must be one of {', '.join(SCHEDULERS)}"
             raise ValueError(message(_WHO, rule, repr(scheduler), "Pick one of them."))
@@ -54,12 +55,16 @@ class Session:
         self.report = Report()
 
     def __enter__(self) -> Session:
+        if not self._former:
+            self._recording_since = time.perf_counter()
         self._former.append(self._runtime.current())
         self._runtime.set_current(self._recording)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._runtime.set_current(self._former.pop())
+        if not self._former:
+            self.report.record_s += time.perf_counter() - self._recording_since
 
     def _on_tensor(self, x: object) -> tuple[int, int]:
         """Class and index of a tensor operand."""
@@ -97,8 +102,13 @@ class Session:
             if meant is error:
                 raise
             raise meant from None
-        self.report.gathered_bytes += flush.gathered_bytes
+        indices = sum(placed[name].nbytes for name in ("rows", "numbers", "starts"))
+        self.report.add_copies(flush.packed_bytes, flush.gathered_bytes, indices)
         self.report.add_flush(graph, flush.counts, _site(), scheduled - begin, scheduled)
+        self.report.cache_hits += plan.graph is not graph
+        if self._former:
+            self.report.record_s += begin - self._recording_since
+            self._recording_since = time.perf_counter()
 
     def _keys(self, variants: Sequence[int], bodies: dict[int, Any]) -> tuple[bytes, ...]:
         """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""

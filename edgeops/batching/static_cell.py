@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from edgeops._common import describe, message
-from edgeops._runtime import batching as runtime
+from edgeops.batching._runtime import runtime
 from edgeops.batching.layout import _EFFORT, EXTERNAL, MAX_OPS, Layout, _layout
 
 
@@ -160,7 +160,7 @@ def plan_cell(cell: CellGraph, *, place_inputs: bool = False) -> CellPlan:
     type_of = [types.setdefault((op.type, op.name if op.name in cell.outputs else ""), len(types)) for op in cell.ops]
     args = [[ids[a] for a in op.args] for op in cell.ops]
     placed = list(cell.inputs) if place_inputs else []
-    batches, native, fewest = runtime.plan_cell(len(placed), type_of, args, _EFFORT)
+    batches, native, fewest = runtime().plan_cell(len(placed), type_of, args, _EFFORT)
     operands = [[list(b), *(list(slot) for slot in zip(*(args[v] for v in b)))] for b in batches]
     named = tuple(tuple(names[v] for v in b) for b in batches)
     return CellPlan(cell, named, (*names, *placed), _layout(native, operands), fewest)

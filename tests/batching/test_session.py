@@ -163,7 +163,7 @@ def test_the_report_says_what_happened() -> None:
     facts = s.report.as_dict()
     assert facts["batches"] >= facts["lower_bound"] > 0
     assert facts["batches_over_bound"] == facts["batches"] / facts["lower_bound"]
-    assert facts["gathered_bytes"] > 0
+    assert facts["copied_bytes"]["activations"] > 0
     ((site, count),) = facts["sites"].items()
     assert (site.split(":")[0], count) == (__file__, 1)
     assert json.loads(json.dumps(facts)) == facts

@@ -13,15 +13,21 @@ from edgeops.perf import thread_count
 from edgeops.perf.report import Report
 from edgeops.tour import ChapterResult, Context, TourConfig
 from edgeops.tour.chapters._list_ops import ListOpsNet, draw, evaluate, size
-from edgeops.tour.chapters.batching import CHAPTER, TOLERANCE, WAYS, BatchingChapter, Plan
+from edgeops.tour.chapters._syntax_net import SyntaxNet
+from edgeops.tour.chapters._syntax_task import WAYS as SYNTAX_WAYS
+from edgeops.tour.chapters._syntax_task import WORKLOAD, SyntaxPlan
+from edgeops.tour.chapters._tree_training import TOLERANCE
+from edgeops.tour.chapters.batching import CHAPTER, LISTS, WAYS, BatchingChapter, ListPlan, Plans
 
-PLAN = Plan(steps=3, more=2, batch=4, held_out=6, depth=3, width=8)
+LIST_PLAN = ListPlan(steps=3, more=2, batch=4, held_out=6, depth=3, width=8)
+SYNTAX_PLAN = SyntaxPlan(steps=2, more=3, batch=4, held_out=5, width=8, examples=9)
+PLANS = Plans(LIST_PLAN, SYNTAX_PLAN)
 
 
 @pytest.fixture(scope="module")
 def result() -> ChapterResult:
     with thread_count(1):
-        return BatchingChapter(quick=PLAN).run(Context(TourConfig(quick=True, clock="wall")))
+        return BatchingChapter(quick=PLANS).run(Context(TourConfig(quick=True, clock="wall")))
 
 
 @pytest.mark.parametrize(
@@ -64,26 +70,44 @@ def test_three_ways_agree_in_results_and_gradients():
 
 
 def test_every_way_is_trained_and_measured(result):
-    assert [r.candidate for r in result.records] == list(WAYS)
-    assert [r.baseline for r in result.records] == [None, "eager", "eager"]
-    for record in result.records:
-        assert len(record.samples.seconds) == PLAN.steps
+    lists = [r for r in result.records if r.workload == LISTS]
+    assert [r.candidate for r in lists] == list(WAYS)
+    assert [r.baseline for r in lists] == [None, "eager", "eager"]
+    for record in lists:
+        assert len(record.samples.seconds) == LIST_PLAN.steps
     losses = result.facts["losses"]
-    assert len(set(losses["eager"])) == len(losses["eager"]) == PLAN.steps
-    assert losses["eager"] == pytest.approx(losses["edgeops session"][: PLAN.steps], abs=TOLERANCE)
-    assert len(losses["edgeops session"]) == PLAN.steps + PLAN.more
+    assert len(set(losses["eager"])) == len(losses["eager"]) == LIST_PLAN.steps
+    assert losses["eager"] == pytest.approx(losses["edgeops session"][: LIST_PLAN.steps], abs=TOLERANCE)
+    assert len(losses["edgeops session"]) == LIST_PLAN.steps + LIST_PLAN.more
     assert 0 <= result.facts["right"] <= 1
 
 
-def test_a_session_that_learns_otherwise_fails_the_chapter(monkeypatch):
-    stock = ListOpsNet.batched
-    monkeypatch.setattr(ListOpsNet, "batched", lambda self, trees: 2 * stock(self, trees))
-    with pytest.raises(RuntimeError, match="losses must equal the eager ones"):
-        BatchingChapter(quick=PLAN).run(Context(TourConfig(quick=True, clock="wall")))
+def test_syntax_trees_are_trained_and_measured(result):
+    records = [r for r in result.records if r.workload == WORKLOAD]
+    assert [r.candidate for r in records] == list(SYNTAX_WAYS)
+    assert all(len(record.samples.seconds) == SYNTAX_PLAN.steps for record in records)
+    facts = result.facts["syntax"]
+    assert facts["losses"]["eager"] == pytest.approx(facts["losses"]["edgeops session"][:2], abs=TOLERANCE)
+    assert len(facts["losses"]["edgeops session"]) == SYNTAX_PLAN.steps + SYNTAX_PLAN.more
+    assert facts["tested"] == SYNTAX_PLAN.held_out
+    assert all(0 <= facts[name] <= 1 for name in ("right", "usual", "sides"))
+    assert len(result.rows) == len(WAYS) + len(SYNTAX_WAYS)
+    assert len(result.checks) == 2
+
+
+@pytest.mark.parametrize(("net", "what"), [(ListOpsNet, "nested lists"), (SyntaxNet, "syntax trees")])
+@pytest.mark.parametrize("factor", [2.0, float("nan")])
+def test_a_session_that_learns_otherwise_fails_the_chapter(monkeypatch, net, what, factor):
+    stock = net.batched
+    monkeypatch.setattr(net, "batched", lambda self, trees: factor * stock(self, trees))
+    with pytest.raises(RuntimeError, match=f"losses on {what} must equal the eager ones"):
+        BatchingChapter(quick=PLANS).run(Context(TourConfig(quick=True, clock="wall")))
 
 
 def test_report_from_stored_data(result):
     stored = ChapterResult.from_dict(json.loads(json.dumps(result.to_dict())))
     report = Report("tour")
     CHAPTER.present(stored, report.section("batching"))
-    assert report.html().count("<svg") == 2
+    html = report.html()
+    assert html.count("<svg") == 4
+    assert "the commonest kind between the same two operands" in html
