@@ -19,6 +19,8 @@ from edgeops.batching._execute import Flush, extract
 from edgeops.batching._runtime import runtime
 from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, VALUE
+from edgeops.batching.coarse import coarsened
+from edgeops.batching.marks import Marks, Phase, Place
 from edgeops.batching.plan_cache import PlanCache
 from edgeops.batching.report import Report
 from edgeops.batching.schedule import SCHEDULERS, FSMPolicy, Graph, schedule
@@ -27,11 +29,25 @@ _WHO = "batching.session"
 _KINDS = {VALUE: "", LIST: "list of ", TENSOR: "outside "}
 
 
-class Session:
+# number, generator or coroutine, its phase, what it is resumed with
+_Program = tuple[int, Generator[Any, Any, Any], Place, Any]
+
+
+class Session(Marks):
     """Records what cells are called with; runs it when a result is needed. See `session`."""
 
     def __init__(
-        self, scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+        self,
+        scheduler: str = "sufficient",
+        *,
+        policy: FSMPolicy | None = None,
+        cache: PlanCache | None = None,
+        coarsen: bool = False,
+        depth: str = "data",
+        forks: bool = True,
+        hoist: bool = True,
+        phases: bool = True,
+        ghosts: bool = True,
     ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
@@ -48,7 +64,9 @@ class Session:
             raise ValueError(message(_WHO, rule, repr(scheduler), "Pick one of them."))
         self.scheduler = scheduler
         self._options: dict[str, Any] = {} if policy is None else {"policy": policy}
-        self._schedule = schedule if cache is None else cache.schedule
+        plan = schedule if cache is None else cache.schedule
+        self._schedule = coarsened(plan) if coarsen else plan
+        self._keep_marks(depth, forks, hoist, phases, ghosts)
         self.report = Report()
 
     def __enter__(self) -> Session:
@@ -150,22 +168,36 @@ class Session:
 
         Args:
             programs: generators that yield a value (or a tuple of values) and are resumed with its tensor, or
-                coroutines that `await` values. What they return is collected.
+                coroutines that `await` values. What they return is collected. One that yields or awaits a phase
+                (`phase`) goes on in it when no other can go on but into a phase.
 
         Returns:
             Their results, in order.
         """
-        running: list[tuple[int, Generator[Any, Any, Any], Any]] = [(i, p, None) for i, p in enumerate(programs)]
+        begin = self._recording.phase
+        running: list[_Program] = [(i, p, Place(begin), None) for i, p in enumerate(programs)]
         results: list[Any] = [None] * len(running)
+        held: list[tuple[Phase, _Program]] = []
         while running:
             waiting = []
-            for index, program, sent in running:
+            for index, program, place, sent in self.each(running):
                 try:
-                    waiting.append((index, program, program.send(sent)))
+                    wanted = self._resume(program, sent, place)
                 except StopIteration as stop:
                     results[index] = stop.value
+                    continue
+                if isinstance(wanted, Phase):
+                    held.append((wanted, (index, program, place, None)))
+                else:
+                    waiting.append((index, program, place, wanted))
             # the first answer flushes what all of them have recorded
-            running = [(i, p, self._answer(wanted)) for i, p, wanted in waiting]
+            running = [(i, p, place, self._answer(wanted)) for i, p, place, wanted in waiting]
+            if held and not running:
+                first = min(phase._number for phase, _ in held)
+                running = [program for phase, program in held if phase._number == first]
+                held = [(phase, program) for phase, program in held if phase._number != first]
+                for _, _, place, _ in running:
+                    place.phase = first
         return results
 
     def _answer(self, wanted: Any) -> Any:
@@ -183,7 +215,16 @@ def _site() -> str:
 
 
 def session(
-    scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+    scheduler: str = "sufficient",
+    *,
+    policy: FSMPolicy | None = None,
+    cache: PlanCache | None = None,
+    coarsen: bool = False,
+    depth: str = "data",
+    forks: bool = True,
+    hoist: bool = True,
+    phases: bool = True,
+    ghosts: bool = True,
 ) -> Session:
     """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
 
@@ -191,9 +232,18 @@ def session(
         scheduler: name of a scheduler (`edgeops.batching.schedule`).
         policy: a learned policy, for the schedulers that use one.
         cache: plans of graphs seen before, of this session or others.
+        coarsen: schedule calls that always follow one another as one (`coarsen`).
+        depth: what the scheduler `"inline"` goes by. `"data"`: one more than the deepest operand. `"program"`, as
+            ACRoBat's generated code counts: every call of a program takes the next step, what `each` loops over begins
+            at one step, and a call that needs more by its operands takes that.
+        forks: depth by program: loops of `each` inside of others begin at one step; otherwise only the outermost do.
+        hoist: depth by program: kinds of calls that depend on nothing but such kinds and outside data keep one depth
+            wherever they stand, and take no step.
+        phases: whether `phase` counts; otherwise all is of one phase.
+        ghosts: whether `ghost` and `balanced` count.
 
     Raises:
-        ValueError: no such scheduler.
+        ValueError: no such scheduler, no such way to count depth.
 
     >>> from edgeops import batching
     >>> double, add = batching.cell(lambda x: 2 * x), batching.cell(torch.add)
@@ -205,4 +255,14 @@ def session(
     >>> s.report.batches
     2
     """
-    return Session(scheduler, policy=policy, cache=cache)
+    return Session(
+        scheduler,
+        policy=policy,
+        cache=cache,
+        coarsen=coarsen,
+        depth=depth,
+        forks=forks,
+        hoist=hoist,
+        phases=phases,
+        ghosts=ghosts,
+    )
