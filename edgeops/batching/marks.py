@@ -94,10 +94,16 @@ class Marks:
         around = self._outer, recording.phase
         self._outer, recording.phase = place.outer, place.phase
         try:
-            return program.send(sent)
+            wanted = program.send(sent)
+            while isinstance(wanted, Phase) and wanted._marks is None:
+                wanted = program.send(None)
         finally:
             place.phase = recording.phase
             self._outer, recording.phase = around
+        if isinstance(wanted, Phase) and wanted._marks is not self:
+            rule, advice = "a program must wait at phases of its own session", "Use batching.phase(name) inside of it."
+            raise ValueError(message("batching.session", rule, f"{wanted!r} of another", advice))
+        return wanted
 
     def _refuse(self, late: int) -> None:
         names = [_FIRST, *(self._phases or ())]
