@@ -75,7 +75,8 @@ def chains(s: Any, lengths: list[int]) -> None:
 def test_kinds_that_depend_on_constants_alone_are_hoisted() -> None:
     # a word, then (word, sum) three times, the words at different depths
     assert counted(lambda s: chains(s, [2, 3])) == 7
-    assert counted(lambda s: chains(s, [2, 3]), hoist=True) == 1 + 3
+    # all words first; the very first sum reads words alone and runs with them; then three more in a row
+    assert counted(lambda s: chains(s, [2, 3]), hoist=True) == 1 + 1 + 3
 
     def project(s: Any) -> None:
         for i in s.each(range(3)):
@@ -96,8 +97,8 @@ def test_a_kind_that_reads_itself_is_not_hoisted() -> None:
             s.ghost(skip)
             other(h)
 
-    # word, step at its constant depth, three steps at theirs, `other` after the two different numbers of ghost steps
-    assert counted(record, hoist=True) == 1 + 1 + 3 + 2
+    # word; the first step of all, before it is known that steps read steps; four more; `other` after 3 and after 7
+    assert counted(record, hoist=True) == 1 + 1 + 4 + 2
 
 
 def test_ghost_steps_level_arms() -> None:

@@ -14,8 +14,8 @@ namespace edgeops::batching {
 // of its program, as code without knowledge of the data flow would count, and never less than the data asks for.
 struct DepthRule {
   bool program = false;
-  // By program: calls that depend on nothing pending but such calls have a depth that is a constant of their kind
-  // wherever they stand in the program, and take no step. A kind keeps the first depth it was seen at.
+  // By program: kinds of calls that depend on nothing pending but such kinds, always equally deep, run before all steps
+  // wherever they stand in the program, and take no step. A kind counts as one until a call shows that it is not.
   bool hoist = true;
 };
 
@@ -23,7 +23,8 @@ class Depths {
  public:
   // What the pending operands of a call are like.
   struct Reads {
-    int32_t depth = 0;       // one more than the deepest of the call's own phase
+    int32_t depth = 0;       // one more than the deepest of the call's own phase; by program, of those with a step
+    int32_t level = 0;       // one more than the deepest hoisted
     int32_t last_phase = 0;  // of any
     bool constant = true;    // all of the call's own phase are hoisted
   };
@@ -36,7 +37,9 @@ class Depths {
     if (flushed != since_) {
       since_ = flushed;
       step_ = 0;
-      constant_.clear();
+      for (int32_t& level : level_) {
+        level = level == kVaries ? kVaries : kUnseen;
+      }
     }
   }
   int32_t step() const {
@@ -56,7 +59,8 @@ class Depths {
     const Call& call = calls_[node];
     reads->last_phase = std::max(reads->last_phase, call.phase);
     if (call.phase == phase_) {
-      reads->depth = std::max(reads->depth, call.depth + 1);
+      int32_t& least = call.hoisted ? reads->level : reads->depth;
+      least = std::max(least, call.depth + 1);
       reads->constant = reads->constant && call.hoisted;
     }
   }
@@ -65,8 +69,10 @@ class Depths {
   void add(int32_t kind, const Reads& reads) {
     Call call{reads.depth, phase_, false};
     if (rule_.program) {
-      call.hoisted = rule_.hoist && reads.constant && is_constant(kind, reads.depth);
-      if (!call.hoisted) {
+      call.hoisted = rule_.hoist && is_constant(kind, reads);
+      if (call.hoisted) {
+        call.depth = reads.level;
+      } else {
         call.depth = std::max(reads.depth, step_);
         step_ = call.depth + 1;
       }
@@ -77,16 +83,21 @@ class Depths {
   // Writes the depths of the calls from `first` on into a graph of them, and their phases where there are several.
   void put(int64_t first, Graph* graph) const {
     const auto count = static_cast<int64_t>(calls_.size()) - first;
-    graph->depth.resize(count);
+    const Call* calls = calls_.data() + first;
+    int32_t levels = 0;
     bool several = false;
     for (int64_t i = 0; i < count; ++i) {
-      graph->depth[i] = calls_[first + i].depth;
-      several = several || calls_[first + i].phase != calls_[first].phase;
+      several = several || calls[i].phase != calls[0].phase;
+      levels = std::max(levels, calls[i].hoisted ? calls[i].depth + 1 : 0);
+    }
+    graph->depth.resize(count);
+    for (int64_t i = 0; i < count; ++i) {
+      graph->depth[i] = calls[i].depth + (calls[i].hoisted ? 0 : levels);
     }
     if (several) {
       graph->phase.resize(count);
       for (int64_t i = 0; i < count; ++i) {
-        graph->phase[i] = calls_[first + i].phase;
+        graph->phase[i] = calls[i].phase;
       }
     }
   }
@@ -97,23 +108,24 @@ class Depths {
     bool hoisted;
   };
 
-  bool is_constant(int32_t kind, int32_t depth) {
-    if (kind >= static_cast<int32_t>(constant_.size())) {
-      constant_.resize(kind + 1, -1);
+  static constexpr int32_t kUnseen = -1, kVaries = -2;
+
+  bool is_constant(int32_t kind, const Reads& reads) {
+    if (kind >= static_cast<int32_t>(level_.size())) {
+      level_.resize(kind + 1, kUnseen);
     }
-    int32_t& first = constant_[kind];
-    if (first < 0) {
-      first = depth;
-    }
-    return first == depth;
+    int32_t& level = level_[kind];
+    const bool same = level == kUnseen || level == reads.level;
+    level = reads.constant && same ? reads.level : kVaries;
+    return level != kVaries;
   }
 
   DepthRule rule_;
   int64_t since_ = 0;  // nodes flushed when counting began
   int32_t step_ = 0;
   int32_t phase_ = 0;
-  std::vector<Call> calls_;        // [nodes]
-  std::vector<int32_t> constant_;  // by variant, -1: not seen
+  std::vector<Call> calls_;     // [nodes]
+  std::vector<int32_t> level_;  // by variant: the one level of all its calls
 };
 
 }  // namespace edgeops::batching
