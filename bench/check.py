@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
-from bench.batching import record, schedule, tree_lstm
+from bench.batching import ladder, record, schedule, tree_lstm
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -60,6 +60,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B6": record.figures,
     "B7": lambda: tree_lstm.figures(False),
     "B8": lambda: tree_lstm.figures(True),
+    "B10": ladder.figures,
     "overhead": _overhead,
     "import": _import,
 }

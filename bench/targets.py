@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be shown, as data: item, figure, bound. `bench.check` measures the figures and compares.
 
-The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. B1 to B4 are
-items 1 to 4 of the batching specification, section 13, B2 at a raised bound.
+The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. B1 to B4
+and B10 are items of these numbers of the batching specification, section 13, B2 at a raised bound.
 """
 
 from __future__ import annotations
@@ -121,6 +121,17 @@ TARGETS = (
     Target("B8", "over by hand, H 256", ">=", 1, "x"),
     Target("B8", "over eager, H 64", ">=", 10, "x"),
     Target("B8", "over eager, H 256", ">=", 10, "x"),
+    Target("B10", "inline depth: batches over the rung before, TreeLSTM", "<=", 0.25, "x"),
+    Target("B10", "hoisting: batches over the rung before, BiLSTM", "<=", 0.85, "x"),
+    Target("B10", "phases: batches over the rung before, BiLSTM", "<=", 0.2, "x"),
+    Target("B10", "phases: batches over the rung before, early exit", "<=", 0.65, "x"),
+    Target("B10", "ghost steps: batches over the rung before, random trees", "<=", 0.6, "x"),
+    Target("B10", "coarsening: batches over the rung before, random trees", "<=", 1, "x"),
+    Target("B10", "coarsening: scheduled nodes over the rung before, random trees", "<=", 0.6, "x"),
+    Target("B10", "coarsening: cost of scheduling over that without, random trees", "<=", 1, "x"),
+    Target("B10", "fused cells: batches over the rung before, TreeLSTM", "<=", 1, "x"),
+    Target("B10", "fused cells: copied bytes over the rung before, TreeLSTM", "<=", 0.4, "x"),
+    Target("B10", "sufficient: batches over the best rung, worst program", "<=", 1, "x"),
     Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
     Target("overhead", "slowest public op with grad", "<=", 20.0, "µs"),
     Target("import", "import edgeops on top of torch", "<=", 0.3, "s"),

@@ -50,7 +50,8 @@ def coarsen(graph: Graph) -> Coarse:
     A type T follows a type S if every node of S is read by one node alone, of type T, and every node of T reads one
     node of S and besides it at most what that reads. The two run as one unit, and so do longer chains. Lone types and
     nodes of different phases stay apart. The fewest batches of any schedule stay the same or fewer: a batch of S can
-    wait for the batch of T that reads it, or T run right after S. What a scheduler finds may differ.
+    wait for the batch of T that reads it, or T run right after S. What a scheduler finds may differ. It pays where
+    chains have two calls or more on the average: finding them costs about half of what `"sufficient"` does.
 
     Raises:
         TypeError: no graph.

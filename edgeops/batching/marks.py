@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from edgeops._common.errors import describe, message
-from edgeops.batching._runtime import runtime
+from edgeops._runtime import batching as _native
 
 T = TypeVar("T")
 DEPTHS = ("data", "program")
@@ -35,13 +35,15 @@ class Phase:
         self.name = name
 
     def __enter__(self) -> Phase:
-        if self._marks is not None:
-            self._marks._enter(self._number)
+        marks = self._marks
+        if marks is not None:
+            marks._outer.append(marks._recording.enter_phase(self._number))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._marks is not None:
-            self._marks._leave()
+        marks = self._marks
+        if marks is not None:
+            marks._recording.leave_phase(marks._outer.pop())
 
     def __await__(self) -> Generator[Phase, Any, None]:
         yield self
@@ -51,11 +53,11 @@ class Phase:
 
 
 class Place:
-    """Where a program that waits stands: its phase, and those around it with the steps they were left at."""
+    """Where a program that waits stands: its phase, and what those around it were left with."""
 
     def __init__(self, phase: int) -> None:
         self.phase = phase
-        self.outer: list[tuple[int, int]] = []
+        self.outer: list[int] = []
 
 
 class Marks:
@@ -74,19 +76,7 @@ class Marks:
         self._forks = forks
         self._ghosts = ghosts
         self._open = 0  # loops of `each` around the current call
-        self._outer: list[tuple[int, int]] = []  # phases around the current one
-
-    def _enter(self, number: int) -> None:
-        recording = self._recording
-        self._outer.append((recording.phase, recording.step))
-        if recording.phase != number:
-            recording.phase, recording.step = number, 0
-
-    def _leave(self) -> None:
-        recording = self._recording
-        phase, step = self._outer.pop()
-        if phase != recording.phase:
-            recording.phase, recording.step = phase, step
+        self._outer: list[int] = []  # what the phases around the current one were left with
 
     def _resume(self, program: Any, sent: Any, place: Place) -> Any:
         """Run a program from where it waits to where it waits again; returns what for."""
@@ -249,7 +239,7 @@ class Marks:
 
 
 def _running() -> Marks | None:
-    recording = runtime().current()
+    recording = _native.current()
     return None if recording is None else recording._session()
 
 

@@ -157,6 +157,23 @@ def test_plans_of_coarse_graphs_are_kept() -> None:
     assert (cache.hits, cache.misses) == (1, 1)
 
 
+def test_policies_learn_coarse_graphs() -> None:
+    one, two = batching.cell(lambda x: x + 1), batching.cell(lambda x: 2 * x)
+
+    def record(s: batching.Session) -> Any:
+        with s:
+            return two(one(two(one(torch.ones(2)))))
+
+    plain = batching.session()
+    y = record(plain)
+    assert plain.tensor(y).tolist() == [10.0, 10.0]
+    policy = batching.FSMPolicy.train(batching.coarsen(plain.report._graphs[0]).graph)
+    learned = batching.session("fsm-sort", policy=policy, coarsen=True)
+    y = record(learned)
+    assert learned.tensor(y).tolist() == [10.0, 10.0]
+    assert learned.report.batches == plain.report.batches
+
+
 def test_wrong_use() -> None:
     with refused(TypeError, "coarsen", "needs a Graph", "list"):
         batching.coarsen([])  # type: ignore[arg-type]

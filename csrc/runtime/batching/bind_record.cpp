@@ -112,6 +112,8 @@ void bind_record(py::module_& m) {
       .def(
           "keep_depths", [](Recording& r, bool program, bool hoist) { r.recorder.depths().keep({program, hoist}); },
           "How depths of calls are counted; see depth.h.")
+      .def("enter_phase", [](Recording& r, int32_t phase) { return r.recorder.depths().enter(phase); })
+      .def("leave_phase", [](Recording& r, int64_t before) { r.recorder.depths().leave(before); })
       .def_property(
           "step", [](Recording& r) { return r.recorder.depths().step(); },
           [](Recording& r, int32_t step) { r.recorder.depths().set_step(step); },

@@ -55,6 +55,23 @@ class Depths {
     phase_ = phase;
   }
 
+  // Enters a phase, at its first step; the answer is for `leave`.
+  int64_t enter(int32_t phase) {
+    const int64_t before = (int64_t{phase_} << 32) + step_;
+    if (phase != phase_) {
+      phase_ = phase;
+      step_ = 0;
+    }
+    return before;
+  }
+  void leave(int64_t before) {
+    const auto phase = static_cast<int32_t>(before >> 32);
+    if (phase != phase_) {
+      phase_ = phase;
+      step_ = static_cast<int32_t>(before & 0x7fffffff);
+    }
+  }
+
   void read(int32_t node, Reads* reads) const {
     const Call& call = calls_[node];
     reads->last_phase = std::max(reads->last_phase, call.phase);

@@ -129,18 +129,23 @@ Schedule schedule_depth(const Graph& graph) {
 }
 
 Schedule schedule_inline(const Graph& graph) {
+  const int64_t nodes = graph.nodes();
   if (graph.depth.empty()) {
     return by_phase(graph, schedule_depth);
   }
-  if (graph.phase.empty() && graph.nodes() > 0 &&
-      *std::max_element(graph.depth.begin(), graph.depth.end()) <= graph.nodes()) {
+  const int64_t depths = *std::max_element(graph.depth.begin(), graph.depth.end()) + int64_t{1};
+  const int64_t phases =
+      graph.phase.empty() ? 1 : *std::max_element(graph.phase.begin(), graph.phase.end()) + int64_t{1};
+  if (phases == 1 && depths <= 2 * nodes) {
     return by_level(graph, graph.depth);
   }
   std::vector<int64_t> level(graph.depth.begin(), graph.depth.end());
   for (size_t v = 0; v < graph.phase.size(); ++v) {
-    level[v] += static_cast<int64_t>(graph.phase[v]) << 32;
+    level[v] += graph.phase[v] * depths;
   }
-  close_gaps(&level);
+  if (phases > 2 * nodes / depths) {
+    close_gaps(&level);
+  }
   return by_level(graph, {level.begin(), level.end()});
 }
 
