@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
-from bench.batching import lattice_lstm, models, programs, record, schedule, tree_lstm
+from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -64,6 +64,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B10": models.figures,
     "B11": lattice_lstm.figures,
     "B12": tree_lstm.grid_figures,
+    "B13": ladder.figures,
     "overhead": _overhead,
     "import": _import,
 }

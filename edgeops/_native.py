@@ -278,9 +278,7 @@ def loop_vmap(op: Any) -> Callable[..., Any]:
                 return [slice_of(y, e, i) for y, e in zip(x, d, strict=True)]
             return x if d is None else x.select(d, i)
 
-        results = [
-            op(*(slice_of(x, d, i) for x, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)
-        ]
+        results = [op(*(slice_of(x, d, i) for x, d in zip(args, in_dims, strict=True))) for i in range(info.batch_size)]
         if not results or results[0] is None:
             return None, None
         if isinstance(results[0], Tensor):

@@ -62,9 +62,7 @@ def lattice(width: int, sentences: int, dtype: torch.dtype) -> Tensor:
         for _ in range(sentences):
             states = [(torch.zeros(width, dtype=dtype),) * 2]
             for _ in range(rng.randrange(1, 6)):
-                arcs = [
-                    long.step(words.look_up(rng.randrange(9)), *state) for state in states[-rng.randrange(1, 4) :]
-                ]
+                arcs = [long.step(words.look_up(rng.randrange(9)), *state) for state in states[-rng.randrange(1, 4) :]]
                 h, c = total([h for h, _ in arcs], [c for _, c in arcs])
                 states.append((short.step(words.look_up(0), h), c))
             ends.append(states[-1][0])
@@ -147,7 +145,9 @@ def _build(case: Case, device: torch.device) -> Built:
     return Built(
         candidates={
             OURS: Candidate(lambda: kernel(*call), view=written(kernel)),
-            "torch": Candidate(lambda: batches_run_reference(*call), view=written(batches_run_reference), note="the twin"),
+            "torch": Candidate(
+                lambda: batches_run_reference(*call), view=written(batches_run_reference), note="the twin"
+            ),
         },
         expected=expected,
         tolerance=1e-4,

@@ -9,8 +9,15 @@ from edgeops import _native as _native
 from edgeops.batching._ops import register as _register
 from edgeops.batching.cell import Ragged as Ragged
 from edgeops.batching.cell import cell as cell
+from edgeops.batching.coarse import Coarse as Coarse
+from edgeops.batching.coarse import coarsen as coarsen
 from edgeops.batching.layout import Layout as Layout
 from edgeops.batching.layout import plan_layout as plan_layout
+from edgeops.batching.marks import Phase as Phase
+from edgeops.batching.marks import balanced as balanced
+from edgeops.batching.marks import each as each
+from edgeops.batching.marks import ghost as ghost
+from edgeops.batching.marks import phase as phase
 from edgeops.batching.plan_cache import PlanCache as PlanCache
 from edgeops.batching.programs import gather as gather
 from edgeops.batching.programs import run as run

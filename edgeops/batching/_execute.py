@@ -176,9 +176,9 @@ class Flush:
 
     def forward(self, training: bool) -> None:
         """Run the batches in order."""
-        for device in dict.fromkeys(d for d in self.devices if d is not None):
-            ours = [p if p is not None and p.device == device else None for p in self.programs]
-            self._runners[device] = Runner(self, device, ours, training)
+        for each in {d for d in self.devices if d is not None}:
+            ours = [p if p is not None and p.device == each else None for p in self.programs]
+            self._runners[each] = Runner(self, each, ours, training)
         for device, begin, end in self._runs:
             if device is None:
                 body = self._body(begin)

@@ -82,9 +82,9 @@ class Place(NamedTuple):
 class Need(NamedTuple):
     """A tensor of a program.
 
-    `role` is `"parameter"`, `"grad"` (of a parameter), `"pack"` (weights of `width` rows and `depth` columns for forward)
-    or `"turned"` (for backward), `"bias"`, or a buffer of rows `width` wide: `"kept"`, `"d_kept"`, `"room"`, or
-    `"whole room"` (backward, rows for all calls).
+    `role` is `"parameter"`, `"grad"` (of a parameter), `"pack"` (weights of `width` rows and `depth` columns, for
+    forward) or `"turned"` (for backward), `"bias"`, or a buffer of rows `width` wide: `"kept"`, `"d_kept"`, `"room"`,
+    or `"whole room"` (backward, rows for all calls).
     """
 
     role: str
@@ -199,9 +199,7 @@ class Program:
         self._write(section, Step.PACK, which, len(parts), *parts)
         return which
 
-    def linear(
-        self, out: Place, grad: Place, parts: dict[str, Sequence[Place]], biases: Sequence[str] = ()
-    ) -> Linear:
+    def linear(self, out: Place, grad: Place, parts: dict[str, Sequence[Place]], biases: Sequence[str] = ()) -> Linear:
         """`out = sum over parts of concat(places) @ parameter.T, plus biases`; `grad` is where out's gradients will be.
 
         The gradients of the parameters are computed at the end; `backprop` computes those of the places.

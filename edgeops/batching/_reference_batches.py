@@ -97,7 +97,9 @@ class _Interpreter:
             if len(given) == 1 and given[0][4] >= 0 and table is not None:
                 return table[given[0][4] : given[0][4] + given[0][3]], _ALL
             lists = [
-                torch.arange(x[4], x[4] + x[3], dtype=torch.int32, device=self.device) if outside else self.rows[x[2] : x[2] + x[3]]
+                torch.arange(x[4], x[4] + x[3], dtype=torch.int32, device=self.device)
+                if outside
+                else self.rows[x[2] : x[2] + x[3]]
                 for x in given
             ]
             return table, torch.cat(lists)
@@ -273,7 +275,7 @@ def batches_run_reference(
     end: int,
     first_batch: int,
 ) -> None:
-    """Run section 0 (forward), 1 (backward) or 2 (parameters' gradients) of the batches [begin, end), or prepare (3, 4)."""
+    """Run the batches [begin, end): 0 forward, 1 backward, 2 parameters' gradients; or prepare weights (3, 4)."""
     arrays = (code, classes, records, offsets, rows, numbers, starts, makers)
     run = _Interpreter(arrays, reached, tensors, first_batch)
     if section == 0:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 from edgeops.batching.graph import Graph
 
@@ -128,17 +129,67 @@ def _all(run: Run, choose: Callable[[], int]) -> Batches:
 def depth(graph: Graph) -> Batches:
     """By depth, then type, then node."""
     run = Run(graph)
+    return _by_level(run, _depths(run))
+
+
+def inline(graph: Graph) -> Batches:
+    """By phase and recorded depth, then type, then node."""
+    if not graph.depths.size:
+        return by_phase(graph, depth)
+    phases = graph.phases.tolist() or [0] * len(graph)
+    return _by_level(Run(graph), list(zip(phases, graph.depths.tolist())))
+
+
+def _by_level(run: Run, levels: Sequence[Any]) -> Batches:
     found: Batches = []
     last = None
-    depths = _depths(run)
-    for node in sorted(range(len(run.types)), key=lambda node: (depths[node], run.types[node])):
+    for node in sorted(range(len(run.types)), key=lambda node: (levels[node], run.types[node])):
         kind = run.types[node]
-        if (depths[node], kind) == last and kind not in run.lone:
+        if (levels[node], kind) == last and kind not in run.lone:
             found[-1].append(node)
         else:
             found.append([node])
-        last = (depths[node], kind)
+        last = (levels[node], kind)
     return found
+
+
+def by_phase(graph: Graph, plan: Callable[[Graph], Batches]) -> Batches:
+    """Phase after phase, each as a graph of its own."""
+    if not graph.phases.size:
+        return plan(graph)
+    run, phases, found = Run(graph), graph.phases.tolist(), []
+    for phase in sorted(set(phases)):
+        nodes = [node for node in range(len(graph)) if phases[node] == phase]
+        number = {node: i for i, node in enumerate(nodes)}
+        args = [[number[a] for a in run.args[node] if a in number] for node in nodes]
+        starts = itertools.accumulate(map(len, args), initial=0)
+        part = Graph(
+            [run.types[n] for n in nodes], [*starts], [*itertools.chain(*args)], lone=run.lone, keys=graph.keys
+        )
+        found += [[nodes[node] for node in batch] for batch in plan(part)]
+    return found
+
+
+def type_after(graph: Graph) -> dict[int, int]:
+    """Types, and those that follow them when a graph is coarsened (`edgeops.batching.coarsen`)."""
+    run, after = Run(graph), {}
+    phases = graph.phases.tolist() or [0] * len(graph)
+    kinds = set(run.types) - run.lone
+    for first, second in itertools.permutations(kinds, 2):
+        pairs = [(u, set(run.consumers[u])) for u, kind in enumerate(run.types) if kind == first]
+        if not all(len(readers) == 1 and run.types[v] == second for u, readers in pairs for v in [*readers, u][:1]):
+            continue
+        reader = {u: readers.pop() for u, readers in pairs}
+        read = {v: u for u, v in reader.items()}
+        follow = [v for v, kind in enumerate(run.types) if kind == second]
+        if len(read) == len(pairs) and all(
+            v in read
+            and {read[v]} <= set(run.args[v]) <= {read[v], *run.args[read[v]]}
+            and phases[v] == phases[read[v]]
+            for v in follow
+        ):
+            after[first] = second
+    return after
 
 
 def agenda(graph: Graph, remaining: bool = False) -> Batches:

@@ -51,7 +51,8 @@ class Runner:
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
-        flush, tensors = self._flush, []
+        flush = self._flush
+        tensors: list[Tensor] = []
         tables = flush.tables
         known: dict[int, list[int]] = {}
         sources = [tables.values, {}, flush.outside_tables, {}]
@@ -136,7 +137,9 @@ class Runner:
             torch.ops.edgeops._batches_run.default(*self.arguments(*what))
         except (RuntimeError, ValueError) as error:  # the op knows cells by number only
             bodies = self._flush.bodies
-            told = re.sub(r"batching cell #(\d+)", lambda found: f"batching cell {bodies[int(found[1])].name}", str(error))
+            told = re.sub(
+                r"batching cell #(\d+)", lambda found: f"batching cell {bodies[int(found[1])].name}", str(error)
+            )
             raise type(error)(told) from None
 
     def forward(self, begin: int, end: int) -> None:

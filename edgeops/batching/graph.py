@@ -47,11 +47,14 @@ class Graph:
         lone: types that may not be batched: their nodes run one at a time, as soon as they are ready.
         keys: one entry a type, all different: what the type is, whatever its number; learned policies know types by
             their keys. Default: the number as text.
+        phases: `[V]`, from 0; all nodes of a phase run before any of a later one. Default: one phase.
+        depths: `[V]`, from 0, above those of arguments of the same phase: what the scheduler `"inline"` goes by.
+            Default: none are known, and it counts them itself.
 
     Raises:
         TypeError: lists that are not of integers, keys that are not bytes.
         ValueError: sizes that do not fit together, a type out of range, an argument that does not come before its
-            consumer, two equal keys.
+            consumer or is of a later phase or as deep, two equal keys.
 
     >>> graph = Graph([0, 0, 1], [0, 0, 0, 2], [0, 1])
     >>> graph
@@ -63,6 +66,8 @@ class Graph:
     args: Ints
     lone: tuple[int, ...]
     keys: tuple[bytes, ...]
+    phases: Ints
+    depths: Ints
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Graph:
         *,
         lone: Iterable[int] = (),
         keys: Sequence[bytes] | None = None,
+        phases: npt.ArrayLike = (),
+        depths: npt.ArrayLike = (),
     ) -> None:
         kinds = _integers("types", types, np.int32)
         count = int(kinds.max(initial=-1)) + 1 if keys is None else len(keys)
@@ -83,7 +90,8 @@ class Graph:
                 )
             flags[kind] = 1
         starts, operands = _integers("arg_start", arg_start, np.int64), _integers("args", args, np.int32)
-        self._hold(runtime().Graph(kinds, starts, operands, flags), _keys(keys, count))
+        marks = _integers("depths", depths, np.int32), _integers("phases", phases, np.int32)
+        self._hold(runtime().Graph(kinds, starts, operands, flags, *marks), _keys(keys, count))
 
     @classmethod
     def _of_native(cls, native: Any, keys: tuple[bytes, ...]) -> Graph:
@@ -96,6 +104,7 @@ class Graph:
         self._native = native
         self.keys = keys
         self.types, self.arg_start, self.args = native.type, native.arg_start, native.args
+        self.phases, self.depths = native.phase, native.depth
         self.lone = tuple(np.flatnonzero(native.lone).tolist())
 
     @classmethod

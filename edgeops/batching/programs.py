@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgeops._common.errors import describe, message
 from edgeops.batching._runtime import runtime
+from edgeops.batching.marks import Marks, Phase, Place
 
 
 class _Fork(NamedTuple):
@@ -63,10 +64,11 @@ def gather(*programs: Any) -> Generator[Any, Any, list[Any]]:
 class _Program:
     """A running program, its place among those that its parent waits for, and what it waits for itself."""
 
-    __slots__ = ("body", "missing", "parent", "place", "results", "sent")
+    __slots__ = ("body", "mark", "missing", "parent", "place", "results", "sent")
 
-    def __init__(self, body: Any, parent: _Program | None, place: int) -> None:
+    def __init__(self, body: Any, parent: _Program | None, place: int, phase: int) -> None:
         self.body = body
+        self.mark = Place(phase)
         self.parent = parent
         self.place = place
         self.sent: Any = None
@@ -79,7 +81,7 @@ class _Program:
                 rule, advice = "programs must be generators or coroutines", "Call the function that has the `yield`."
                 raise TypeError(message("batching.run", rule, describe(body), advice))
         self.missing, self.results = len(bodies), [None] * len(bodies)
-        return [_Program(body, self, place) for place, body in enumerate(bodies)]
+        return [_Program(body, self, place, self.mark.phase) for place, body in enumerate(bodies)]
 
     def end(self, result: Any) -> _Program | None:
         """Hand a result to the parent. Returns the parent when it can go on."""
@@ -90,37 +92,62 @@ class _Program:
         return self.parent if self.parent.missing == 0 and self.parent.body is not None else None
 
 
-def drive(programs: Iterable[Any], answer: Callable[[list[Any]], list[Any]]) -> list[Any]:
+def _resume(program: _Program, marks: Marks | None) -> Any:
+    """Run a program to where it waits again; returns what for."""
+    if marks is not None:
+        return marks._resume(program.body, program.sent, program.mark)
+    asked = program.body.send(program.sent)
+    while isinstance(asked, Phase):
+        asked = program.body.send(None)
+    return asked
+
+
+def _taken(ready: deque[_Program]) -> Iterator[_Program]:
+    while ready:
+        yield ready.popleft()
+
+
+def drive(programs: Iterable[Any], answer: Callable[[list[Any]], list[Any]], marks: Marks | None = None) -> list[Any]:
     """Run programs to their ends; `answer` gives the tensors for all values that are asked for in a round.
 
-    An error in a program ends all of them.
+    `marks` is the session, which keeps depths and phases. An error in a program ends all of them.
     """
-    root = _Program(None, None, 0)
+    root = _Program(None, None, 0, 0 if marks is None else marks._recording.phase)
     bodies = list(programs)
     begun: dict[int, Any] = {id(body): body for body in bodies}
     asking: list[tuple[_Program, Any]] = []
+    held: list[tuple[int, _Program]] = []  # programs that wait for a phase
     try:
         ready = deque(root.fork(bodies))
         while ready:
-            program = ready.popleft()
-            try:
-                asked = program.body.send(program.sent)
-            except StopIteration as stop:
-                del begun[id(program.body)]
-                if (parent := program.end(stop.value)) is not None:
-                    ready.append(parent)
-            else:
+            for program in _taken(ready) if marks is None else marks.each(_taken(ready)):
+                try:
+                    asked = _resume(program, marks)
+                except StopIteration as stop:
+                    del begun[id(program.body)]
+                    if (parent := program.end(stop.value)) is not None:
+                        ready.append(parent)
+                    continue
+                program.sent = None
                 if isinstance(asked, _Fork):
                     begun.update((id(body), body) for body in asked.programs)
                     program.sent = []
                     ready.extend(program.fork(asked.programs) or [program])
+                elif isinstance(asked, Phase):
+                    held.append((asked._number, program))
                 else:
                     asking.append((program, asked))
-            if asking and not ready:
+            if asking:
                 for (each, _), tensors in zip(asking, answer([wanted for _, wanted in asking]), strict=True):
                     each.sent = tensors
                     ready.append(each)
                 asking = []
+            elif held:
+                first = min(number for number, _ in held)
+                ready.extend(program for number, program in held if number == first)
+                held = [(number, program) for number, program in held if number != first]
+                for program in ready:
+                    program.mark.phase = first
     finally:
         for body in reversed(begun.values()):
             if hasattr(body, "close"):

@@ -23,6 +23,7 @@ SCHEDULERS = (
     "depth",
     "agenda",
     "agenda_remaining",
+    "inline",
     "sufficient",
     "lookahead",
     "fsm-base",
@@ -79,11 +80,24 @@ class Schedule:
         crowded = np.flatnonzero(np.isin(self.types, graph.lone) & (sizes > 1))
         if crowded.size:
             self._fail("nodes of lone types must run singly", f"batch {crowded[0]} of {sizes[crowded[0]]} nodes")
+        phases = graph.phases[self.order] if graph.phases.size else np.zeros(nodes, np.int32)
+        back = np.flatnonzero(np.diff(phases) < 0)
+        if back.size:
+            at = back[0]
+            self._fail("phases must run one after another", f"phase {phases[at + 1]} after phase {phases[at]}")
+        if np.any(np.diff(phases)[self._inside()] != 0):
+            self._fail("a batch must be of one phase", "one with several")
         consumers = np.repeat(np.arange(nodes), np.diff(graph.arg_start))
         early = np.flatnonzero(batch[graph.args] >= batch[consumers])
         if early.size:
             edge = early[0]
             self._fail("arguments must run before", f"node {consumers[edge]} no later than {graph.args[edge]}")
+
+    def _inside(self) -> npt.NDArray[np.bool_]:
+        """Whether a node and the next of the order are of one batch."""
+        inside = np.ones(max(len(self.order) - 1, 0), bool)
+        inside[self.start[1:-1] - 1] = False
+        return inside
 
     def _fail(self, rule: str, got: str) -> None:
         raise ValueError(message(f"Schedule ({self.scheduler})", rule, got, "Build schedules with schedule()."))
@@ -93,6 +107,7 @@ def lower_bound(graph: Graph) -> int:
     """A number of batches that no schedule goes below (App. A.3).
 
     For every type the longest chain counted in nodes of the type, for a lone type the number of its nodes; their sum.
+    Phases are left out: what they ask for only adds batches.
 
     >>> lower_bound(Graph.of([("a", ()), ("b", (0,)), ("a", (1,)), ("b", ())]))
     3
@@ -111,9 +126,12 @@ def schedule(
     """Choose the batches of a graph.
 
     Every scheduler runs all ready nodes of one type at a time and differs in which type (Alg. 1). Nodes of lone types
-    run before anything else. Equal graphs give equal schedules, in any process.
+    run before anything else. A graph with phases is scheduled phase by phase. Equal graphs give equal schedules, in any
+    process.
 
     * `"depth"`: by depth, then type (TensorFlow Fold).
+    * `"inline"`: by the depth that was noted when the node was recorded, then type (ACRoBat): nothing is computed. As
+      `"depth"` where no depths are known.
     * `"agenda"`: the type of the smallest average depth over all its nodes (DyNet); ties: the smaller type.
     * `"agenda_remaining"`: the same over nodes that have not run.
     * `"sufficient"`: the type whose nodes without ancestors of their own type are, in the largest share, ready; ties:
@@ -161,6 +179,7 @@ def _plan(graph: Graph, scheduler: str, policy: FSMPolicy | None, width: int) ->
 
 _NATIVE: dict[str, Callable[[object, int], tuple[Ints, Longs]]] = {
     "depth": lambda graph, width: runtime().schedule_depth(graph),
+    "inline": lambda graph, width: runtime().schedule_inline(graph),
     "agenda": lambda graph, width: runtime().schedule_agenda(graph, False),
     "agenda_remaining": lambda graph, width: runtime().schedule_agenda(graph, True),
     "sufficient": lambda graph, width: runtime().schedule_sufficient(graph),

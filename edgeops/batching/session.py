@@ -19,6 +19,8 @@ from edgeops.batching._execute import Flush, extract
 from edgeops.batching._runtime import runtime
 from edgeops.batching._tables import Tables
 from edgeops.batching.cell import LIST, NUMBER, TENSOR, VALUE
+from edgeops.batching.coarse import coarsened
+from edgeops.batching.marks import Marks
 from edgeops.batching.plan_cache import PlanCache
 from edgeops.batching.programs import drive
 from edgeops.batching.report import Report
@@ -28,11 +30,21 @@ _WHO = "batching.session"
 _KINDS = {VALUE: "", LIST: "list of ", TENSOR: "outside "}
 
 
-class Session:
+class Session(Marks):
     """Records what cells are called with; runs it when a result is needed. See `session`."""
 
     def __init__(
-        self, scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+        self,
+        scheduler: str = "sufficient",
+        *,
+        policy: FSMPolicy | None = None,
+        cache: PlanCache | None = None,
+        coarsen: bool = False,
+        depth: str = "data",
+        forks: bool = True,
+        hoist: bool = True,
+        phases: bool = True,
+        ghosts: bool = True,
     ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
@@ -51,7 +63,9 @@ class Session:
             raise ValueError(message(_WHO, rule, repr(scheduler), "Pick one of them."))
         self.scheduler = scheduler
         self._options: dict[str, Any] = {} if policy is None else {"policy": policy}
-        self._schedule = schedule if cache is None else cache.schedule
+        plan = schedule if cache is None else cache.schedule
+        self._schedule = coarsened(plan) if coarsen else plan
+        self._keep_marks(depth, forks, hoist, phases, ghosts)
         self.report = Report()
 
     def __enter__(self) -> Session:
@@ -164,7 +178,8 @@ class Session:
 
         Args:
             programs: generators that yield a value (or a tuple of values) and are resumed with its tensor, or
-                coroutines that `await` values. What they return is collected. `batching.gather` splits one.
+                coroutines that `await` values. What they return is collected. `batching.gather` splits one. One that
+                yields or awaits a phase (`phase`) goes on in it when no other can go on but into a phase.
 
         Returns:
             Their results, in order.
@@ -172,7 +187,7 @@ class Session:
         Raises:
             TypeError: something that is no program.
         """
-        return drive(programs, self._answers)
+        return drive(programs, self._answers, self)
 
     def _answers(self, asked: list[Any]) -> list[Any]:
         """Tensors for all values of a round, in one piece a class: one flush, one gather."""
@@ -200,7 +215,16 @@ def _site() -> str:
 
 
 def session(
-    scheduler: str = "sufficient", *, policy: FSMPolicy | None = None, cache: PlanCache | None = None
+    scheduler: str = "sufficient",
+    *,
+    policy: FSMPolicy | None = None,
+    cache: PlanCache | None = None,
+    coarsen: bool = False,
+    depth: str = "data",
+    forks: bool = True,
+    hoist: bool = True,
+    phases: bool = True,
+    ghosts: bool = True,
 ) -> Session:
     """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
 
@@ -208,9 +232,18 @@ def session(
         scheduler: name of a scheduler (`edgeops.batching.schedule`).
         policy: a learned policy, for the schedulers that use one.
         cache: plans of graphs seen before, of this session or others.
+        coarsen: schedule calls that always follow one another as one (`coarsen`).
+        depth: what the scheduler `"inline"` goes by. `"data"`: one more than the deepest operand. `"program"`, as
+            ACRoBat's generated code counts: every call of a program takes the next step, what `each` loops over begins
+            at one step, and a call that needs more by its operands takes that.
+        forks: depth by program: loops of `each` inside of others begin at one step; otherwise only the outermost do.
+        hoist: depth by program: kinds of calls that depend on nothing but such kinds and outside data keep one depth
+            wherever they stand, and take no step.
+        phases: whether `phase` counts; otherwise all is of one phase.
+        ghosts: whether `ghost` and `balanced` count.
 
     Raises:
-        ValueError: no such scheduler.
+        ValueError: no such scheduler, no such way to count depth.
 
     >>> from edgeops import batching
     >>> double, add = batching.cell(lambda x: 2 * x), batching.cell(torch.add)
@@ -222,4 +255,14 @@ def session(
     >>> s.report.batches
     2
     """
-    return Session(scheduler, policy=policy, cache=cache)
+    return Session(
+        scheduler,
+        policy=policy,
+        cache=cache,
+        coarsen=coarsen,
+        depth=depth,
+        forks=forks,
+        hoist=hoist,
+        phases=phases,
+        ghosts=ghosts,
+    )

@@ -284,7 +284,9 @@ def test_parameters_that_change_before_backward_are_an_error() -> None:
     loss = s.tensor(h).sum()
     with torch.no_grad():
         tree.inner_weight.mul_(2)
-    with pytest.raises(RuntimeError, match=r"parameters must not change between forward and backward; got .*BinaryTreeLSTM"):
+    with pytest.raises(
+        RuntimeError, match=r"parameters must not change between forward and backward; got .*BinaryTreeLSTM"
+    ):
         loss.backward()
 
 
@@ -308,7 +310,9 @@ def test_packed_weights_follow_every_change_of_a_parameter() -> None:
     tree.double()
     torch.testing.assert_close(run(), eager())
     tree.load_state_dict({k: v.float() for k, v in tree.state_dict().items()}, assign=True)
-    with pytest.raises(TypeError, match=r"parameters must keep the dtype and device of the first call; got torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"parameters must keep the dtype and device of the first call; got torch.float32"
+    ):
         run()
 
 

@@ -104,7 +104,20 @@ void bind_record(py::module_& m) {
             return operands;
           },
           "(kind, class) of every operand of a variant.")
-      .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); });
+      .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); })
+      .def_property_readonly("flushed", [](const Recording& r) { return r.recorder.flushed(); })
+      .def(
+          "keep_depths", [](Recording& r, bool program, bool hoist) { r.recorder.depths().keep({program, hoist}); },
+          "How depths of calls are counted; see depth.h.")
+      .def("enter_phase", [](Recording& r, int32_t phase) { return r.recorder.depths().enter(phase); })
+      .def("leave_phase", [](Recording& r, int64_t before) { r.recorder.depths().leave(before); })
+      .def_property(
+          "step", [](Recording& r) { return r.recorder.depths().step(); },
+          [](Recording& r, int32_t step) { r.recorder.depths().set_step(step); },
+          "Depth that the next call of the program takes at least, where a program's calls count up.")
+      .def_property(
+          "phase", [](Recording& r) { return r.recorder.depths().phase(); },
+          [](Recording& r, int32_t phase) { r.recorder.depths().set_phase(phase); }, "Phase of the next call.");
   m.def(
       "set_current",
       [](const py::object& recording) {

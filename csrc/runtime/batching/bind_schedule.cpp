@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -11,6 +12,7 @@
 
 #include "arrays.h"
 #include "bind.h"
+#include "coarsen.h"
 #include "plan_cache.h"
 #include "schedule.h"
 #include "schedule_fsm.h"
@@ -41,6 +43,22 @@ py::array_t<T> seen(const std::shared_ptr<Graph>& graph, const std::vector<T>& v
   throw py::value_error("Graph: " + rule + "; got " + got + ". " + advice);
 }
 
+// Phases and depths, where they are given, must agree with an edge.
+void check_order(const Graph& graph, int64_t arg, int64_t node) {
+  const auto found = [&](const std::vector<int32_t>& values) {
+    return std::to_string(values[arg]) + " and " + std::to_string(values[node]) + " at argument " +
+           std::to_string(arg) + " of node " + std::to_string(node);
+  };
+  const bool phased = !graph.phase.empty();
+  if (phased && graph.phase[arg] > graph.phase[node]) {
+    refuse("arguments must not be of a later phase", found(graph.phase), "Put the consumer into that phase.");
+  }
+  if (!graph.depth.empty() && !(phased && graph.phase[arg] < graph.phase[node]) &&
+      graph.depth[arg] >= graph.depth[node]) {
+    refuse("arguments of a phase must be less deep", found(graph.depth), "Count from the arguments up.");
+  }
+}
+
 void check(const Graph& graph) {
   const int64_t nodes = graph.nodes(), edges = static_cast<int64_t>(graph.args.size());
   if (static_cast<int64_t>(graph.arg_start.size()) != nodes + 1 || graph.arg_start[0] != 0 ||
@@ -54,11 +72,21 @@ void check(const Graph& graph) {
                                            std::to_string(graph.arg_start.back())),
         "Node v reads args[arg_start[v]:arg_start[v + 1]].");
   }
+  for (const auto& [name, values] : {std::pair("depths", &graph.depth), std::pair("phases", &graph.phase)}) {
+    if (!values->empty() && static_cast<int64_t>(values->size()) != nodes) {
+      refuse(
+          std::string(name) + " must have one entry a node",
+          std::to_string(values->size()) + " entries for " + std::to_string(nodes) + " nodes", "Or leave them out.");
+    }
+  }
   for (int64_t v = 0; v < nodes; ++v) {
     if (graph.type[v] < 0 || graph.type[v] >= graph.types) {
       refuse(
           "types must lie in 0.." + std::to_string(graph.types - 1),
           std::to_string(graph.type[v]) + " at node " + std::to_string(v), "Number the types from 0.");
+    }
+    if ((!graph.phase.empty() && graph.phase[v] < 0) || (!graph.depth.empty() && graph.depth[v] < 0)) {
+      refuse("depths and phases must not be negative", "one below 0 at node " + std::to_string(v), "Count from 0.");
     }
     if (graph.arg_start[v + 1] < graph.arg_start[v]) {
       refuse(
@@ -80,19 +108,22 @@ void check(const Graph& graph) {
             "argument " + std::to_string(graph.args[e]) + " of node " + std::to_string(v),
             "Give nodes in topological order.");
       }
+      check_order(graph, graph.args[e], v);
     }
   }
 }
 
 std::shared_ptr<Graph> make_graph(
-    const Array<int32_t>& type, const Array<int64_t>& arg_start, const Array<int32_t>& args,
-    const Array<uint8_t>& lone) {
+    const Array<int32_t>& type, const Array<int64_t>& arg_start, const Array<int32_t>& args, const Array<uint8_t>& lone,
+    const Array<int32_t>& depth, const Array<int32_t>& phase) {
   auto graph = std::make_shared<Graph>();
   graph->types = static_cast<int32_t>(lone.size());
   graph->type = copied(type);
   graph->arg_start = copied(arg_start);
   graph->args = copied(args);
   graph->lone = copied(lone);
+  graph->depth = copied(depth);
+  graph->phase = copied(phase);
   check(*graph);
   return graph;
 }
@@ -105,6 +136,10 @@ Result scheduled(Plan&& plan) {
     schedule = plan();
   }
   return {array_of(std::move(schedule.order), false), array_of(std::move(schedule.start), false)};
+}
+
+Result phased(const Graph& graph, const std::function<Schedule(const Graph&)>& plan) {
+  return scheduled([&] { return by_phase(graph, plan); });
 }
 
 using Keys = std::vector<std::string>;
@@ -140,7 +175,12 @@ std::tuple<Policy, int32_t, int64_t> train(
 std::tuple<py::array_t<int32_t>, py::array_t<int64_t>, int64_t> run_policy(
     const Graph& graph, const Keys& keys, const Policy& policy) {
   int64_t unseen = 0;
-  auto [order, start] = scheduled([&] { return schedule_fsm(graph, keys, policy, &unseen); });
+  auto [order, start] = phased(graph, [&](const Graph& part) {
+    int64_t own = 0;
+    Schedule plan = schedule_fsm(part, keys, policy, &own);
+    unseen += own;
+    return plan;
+  });
   return {std::move(order), std::move(start), unseen};
 }
 
@@ -150,13 +190,16 @@ void bind_graph(py::module_& m) {
   py::class_<Graph, std::shared_ptr<Graph>>(m, "Graph", "Typed nodes and the nodes they read.")
       .def(
           py::init(&make_graph), py::arg("type").noconvert(), py::arg("arg_start").noconvert(),
-          py::arg("args").noconvert(), py::arg("lone").noconvert())
+          py::arg("args").noconvert(), py::arg("lone").noconvert(), py::arg("depth").noconvert(),
+          py::arg("phase").noconvert())
       .def_property_readonly("nodes", &Graph::nodes)
       .def_readonly("types", &Graph::types)
       .def_property_readonly("type", [](const std::shared_ptr<Graph>& g) { return seen(g, g->type); })
       .def_property_readonly("arg_start", [](const std::shared_ptr<Graph>& g) { return seen(g, g->arg_start); })
       .def_property_readonly("args", [](const std::shared_ptr<Graph>& g) { return seen(g, g->args); })
       .def_property_readonly("lone", [](const std::shared_ptr<Graph>& g) { return seen(g, g->lone); })
+      .def_property_readonly("depth", [](const std::shared_ptr<Graph>& g) { return seen(g, g->depth); })
+      .def_property_readonly("phase", [](const std::shared_ptr<Graph>& g) { return seen(g, g->phase); })
       .def("typed_depths", [](const Graph& graph) {
         std::vector<int64_t> depths;
         {
@@ -168,17 +211,29 @@ void bind_graph(py::module_& m) {
 }
 
 void bind_schedulers(py::module_& m) {
-  m.def("schedule_depth", [](const Graph& graph) { return scheduled([&] { return schedule_depth(graph); }); });
+  m.def("schedule_depth", [](const Graph& graph) { return phased(graph, schedule_depth); });
+  m.def("schedule_inline", [](const Graph& graph) { return scheduled([&] { return schedule_inline(graph); }); });
   m.def("schedule_agenda", [](const Graph& graph, bool remaining) {
-    return scheduled([&] { return schedule_agenda(graph, remaining); });
+    return phased(graph, [remaining](const Graph& part) { return schedule_agenda(part, remaining); });
   });
-  m.def(
-      "schedule_sufficient", [](const Graph& graph) { return scheduled([&] { return schedule_sufficient(graph); }); });
-  m.def("schedule_lookahead", [](const Graph& graph) { return scheduled([&] { return schedule_lookahead(graph); }); });
+  m.def("schedule_sufficient", [](const Graph& graph) { return phased(graph, schedule_sufficient); });
+  m.def("schedule_lookahead", [](const Graph& graph) { return phased(graph, schedule_lookahead); });
   m.def("schedule_beam", [](const Graph& graph, int32_t width) {
-    return scheduled([&] { return schedule_beam(graph, width); });
+    return phased(graph, [width](const Graph& part) { return schedule_beam(part, width); });
   });
   m.def("schedule_fsm", &run_policy, "order, start, number of decisions about unseen states");
+}
+
+void bind_coarsen(py::module_& m) {
+  py::class_<Coarse>(m, "Coarse", "A graph with chains of calls as single nodes.")
+      .def_readonly("graph", &Coarse::graph)
+      .def_readonly("head_type", &Coarse::head_type)
+      .def_readonly("type_after", &Coarse::type_after)
+      .def("expand", [](const Coarse& coarse, const Array<int32_t>& order, const Array<int64_t>& start) {
+        const Schedule plan{copied(order), copied(start)};
+        return scheduled([&] { return expand(coarse, plan); });
+      });
+  m.def("coarsen", &coarsen, py::call_guard<py::gil_scoped_release>());
 }
 
 void bind_policy(py::module_& m) {
@@ -215,6 +270,7 @@ void bind_cache(py::module_& m) {
 void bind_schedule(py::module_& m) {
   bind_graph(m);
   bind_schedulers(m);
+  bind_coarsen(m);
   bind_policy(m);
   bind_cache(m);
 }

@@ -260,6 +260,9 @@ PyObject* cell_call(PyObject* object, PyObject* const* args, size_t nargsf, PyOb
   }
   current->note(v->id, self->owner);
   const int64_t first = current->recorder.append(*v, in.data(), in.count);
+  if (first < 0) {
+    return PyObject_CallMethod(current_object, "_on_later_phase", "L", static_cast<long long>(-1 - first));
+  }
   const auto outs = static_cast<Py_ssize_t>(v->out_classes.size());
   if (outs == 1) {
     return new_value(current_object, first, v->out_classes[0]);

@@ -14,6 +14,8 @@ struct Graph {
   std::vector<int64_t> arg_start;  // [V + 1]
   std::vector<int32_t> args;       // node ids, each below its consumer; duplicates allowed
   std::vector<uint8_t> lone;       // [types]: 1 = may not be batched, runs singly
+  std::vector<int32_t> depth;      // [V], as recorded: above that of arguments of the same phase; or empty
+  std::vector<int32_t> phase;      // [V], none below that of an argument; or empty: all are of one phase
 
   int64_t nodes() const {
     return static_cast<int64_t>(type.size());

@@ -41,7 +41,9 @@ uint64_t structural_hash(const Graph& graph, const std::string& tag) {
   hash = hashed(hash, graph.type);
   hash = hashed(hash, graph.arg_start);
   hash = hashed(hash, graph.args);
-  return hashed(hash, graph.lone);
+  hash = hashed(hash, graph.lone);
+  hash = hashed(hash, graph.depth);
+  return hashed(hash, graph.phase);
 }
 
 }  // namespace edgeops::batching

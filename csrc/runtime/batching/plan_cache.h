@@ -78,7 +78,8 @@ class PlanCache {
   }
 
   static bool same(const Graph& a, const Graph& b) {
-    return a.types == b.types && a.type == b.type && a.args == b.args && a.arg_start == b.arg_start && a.lone == b.lone;
+    return a.types == b.types && a.type == b.type && a.args == b.args && a.arg_start == b.arg_start &&
+           a.lone == b.lone && a.depth == b.depth && a.phase == b.phase;
   }
 
   void drop_oldest() {

@@ -5,17 +5,6 @@
 
 namespace edgeops::batching {
 
-int64_t Recorder::append(const Variant& variant, const int64_t* operands, int64_t count) {
-  const auto node = static_cast<int32_t>(variant_.size());
-  const auto value = static_cast<int64_t>(producer_.size());
-  variant_.push_back(&variant);
-  operand_start_.push_back(static_cast<int64_t>(operands_.size()));
-  operands_.insert(operands_.end(), operands, operands + count);
-  first_value_.push_back(value);
-  producer_.insert(producer_.end(), variant.out_classes.size(), node);
-  return value;
-}
-
 namespace {
 
 // Calls `on(kind, first, count)` for every operand of a call.
@@ -29,6 +18,34 @@ void each_operand(const Variant& variant, const int64_t* operands, On on) {
 }
 
 }  // namespace
+
+int64_t Recorder::append(const Variant& variant, const int64_t* operands, int64_t count) {
+  Depths& depths = this->depths();
+  Depths::Reads reads;
+  each_operand(variant, operands, [&](Operand kind, const int64_t* values, int64_t n) {
+    if (kind != Operand::value && kind != Operand::list) {
+      return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t arg = producer_[values[i]];
+      if (arg >= flushed_) {
+        depths.read(arg, &reads);
+      }
+    }
+  });
+  if (reads.last_phase > depths.phase()) {
+    return -1 - reads.last_phase;
+  }
+  depths.add(variant.id, reads);
+  const auto node = static_cast<int32_t>(variant_.size());
+  const auto value = static_cast<int64_t>(producer_.size());
+  variant_.push_back(&variant);
+  operand_start_.push_back(static_cast<int64_t>(operands_.size()));
+  operands_.insert(operands_.end(), operands, operands + count);
+  first_value_.push_back(value);
+  producer_.insert(producer_.end(), variant.out_classes.size(), node);
+  return value;
+}
 
 Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
   Graph g;
@@ -67,6 +84,7 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
     g.arg_start.push_back(static_cast<int64_t>(g.args.size()));
   }
   g.types = static_cast<int32_t>(type_variant.size());
+  depths_.put(flushed_, &g);
   return g;
 }
 
@@ -157,8 +175,7 @@ Placement Recorder::place(const Schedule& schedule) {
     const size_t slots = variant.operands.size(), outs = variant.out_classes.size();
     const auto length = static_cast<int64_t>(6 + 8 * slots + 2 * outs);
     p.records.insert(
-        p.records.end(),
-        {length, type, count, p.total[type], static_cast<int64_t>(slots), static_cast<int64_t>(outs)});
+        p.records.end(), {length, type, count, p.total[type], static_cast<int64_t>(slots), static_cast<int64_t>(outs)});
     p.total[type] += count;
     p.largest[type] = std::max(p.largest[type], count);
     for (size_t slot = 0; slot < slots; ++slot) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "depth.h"
 #include "graph.h"
 
 namespace edgeops::batching {
@@ -56,7 +57,8 @@ struct Placement {
 
 class Recorder {
  public:
-  // Appends a call: operands as described at `Operand`, one after another. Returns the first result's value id.
+  // Appends a call: operands as described at `Operand`, one after another. Returns the first result's value id; where
+  // the call reads a pending result of a later phase nothing is appended, and the answer is -1 - that phase.
   int64_t append(const Variant& variant, const int64_t* operands, int64_t count);
 
   // The calls since the last flush as a graph; types are dense, `type_variant` names them.
@@ -71,6 +73,14 @@ class Recorder {
   }
   int64_t pending() const {
     return nodes() - flushed_;
+  }
+  int64_t flushed() const {
+    return flushed_;
+  }
+  // Depths and phases of the pending calls, and of the next one.
+  Depths& depths() {
+    depths_.restart(flushed_);
+    return depths_;
   }
   // The batch that made a value, counted over all flushes; the value must have been flushed.
   int32_t batch_of(int64_t value) const {
@@ -92,6 +102,7 @@ class Recorder {
   std::vector<int32_t> batch_of_;     // [nodes flushed], the batch that ran it
   int32_t batches_ = 0;               // batches of all flushes
   int64_t flushed_ = 0;               // nodes that are executed
+  Depths depths_;
 };
 
 }  // namespace edgeops::batching

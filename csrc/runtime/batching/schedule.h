@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "graph.h"
@@ -13,7 +14,12 @@ namespace edgeops::batching {
 // batches of the type.
 std::vector<int64_t> typed_depths(const Graph& graph);
 
+// Phases one after another, each by `plan`. Phases come from outside: no shortest schedule need keep to them.
+Schedule by_phase(const Graph& graph, const std::function<Schedule(const Graph&)>& plan);
+
 Schedule schedule_depth(const Graph& graph);
+// By phase, recorded depth and type: no walk over the arguments. As `schedule_depth` where no depths were recorded.
+Schedule schedule_inline(const Graph& graph);
 // Smallest average depth first: of all nodes of the type, or of those that have not run. Ties: the smaller type.
 Schedule schedule_agenda(const Graph& graph, bool remaining);
 // Largest share of the typed frontier ready. Ties: more ready nodes, then the smaller type.

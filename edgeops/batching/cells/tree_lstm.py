@@ -126,9 +126,7 @@ class _Inner(NativeBody):
             )
         ]
         p.cell(0, "treelstm_fwd", h, gates, c1, c2, p.result(0), p.result(1))
-        p.cell(
-            1, "treelstm_bwd", h, gates, c1, c2, p.result(1), p.d_result(0), p.d_result(1), dgates, dc1, dc2
-        )
+        p.cell(1, "treelstm_bwd", h, gates, c1, c2, p.result(1), p.d_result(0), p.d_result(1), dgates, dc1, dc2)
         p.add(p.d_operand(1), dc1)
         p.add(p.d_operand(3), dc2)
         p.backprop(p.d_operand(0), left, products)
