@@ -178,7 +178,8 @@ class Flush:
         """Run the batches in order."""
         for each in {d for d in self.devices if d is not None}:
             ours = [p if p is not None and p.device == each else None for p in self.programs]
-            self._runners[each] = Runner(self, each, ours, training)
+            runner = self._runners[each] = Runner(self, each, ours, training)
+            self.packed_bytes += runner.packed_bytes
         for device, begin, end in self._runs:
             if device is None:
                 body = self._body(begin)
@@ -189,6 +190,8 @@ class Flush:
             native = [body for body, p in zip(self.bodies, self.programs, strict=True) if p is not None]
             self._versions = [(body, p, p._version) for body in native for p in self.parameters[body]]
         else:
+            for runner in self._runners.values():
+                runner.release()
             self._runners = {}
             self.saved = {}
 

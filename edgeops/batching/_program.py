@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from edgeops.batching._memory import POOL
-
 CELLS = (
     "lstm_fwd",
     "lstm_bwd",
@@ -35,6 +33,8 @@ HEAD, SECTIONS = 2, 5
 TYPE_HEAD = 1 + SECTIONS
 FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
+_FORWARD, _BACKWARD = ("pack", "bias", "kept", "room"), ("turned", "d_kept", "room", "whole room")
+_MOST_IDLE = 2
 
 
 class Step(IntEnum):
@@ -100,6 +100,17 @@ class Linear(NamedTuple):
     parts: tuple[tuple[str, tuple[Place, ...]], ...]
 
 
+class Buffers(NamedTuple):
+    """Memory of a program for one flush, by number of the need; `None` for what is no buffer or of the other direction.
+
+    Fresh memory costs more to touch than small batches to compute, so programs keep it.
+    """
+
+    tensors: list[Tensor | None]
+    kept: int  # rows of buffers that keep one a call
+    largest: int  # rows of buffers for one batch
+
+
 class Program:
     """Steps of a cell on a module's parameters; `self.code` are its sections, `self.needs` its tensors."""
 
@@ -113,6 +124,7 @@ class Program:
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
         self.serial = next(_serials)
         self._known: dict[Any, int] = {}
+        self._idle: tuple[list[Buffers], list[Buffers]] = ([], [])  # forward, backward
 
     def _need(self, key: Any, need: Need) -> int:
         """The number of a tensor; what has a key is there once."""
@@ -129,17 +141,36 @@ class Program:
             flat.extend(int(y) for y in x) if isinstance(x, tuple) else flat.append(int(x))
         self.code[section].extend([len(flat) + 2, int(step), *flat])
 
-    def buffer(self, need: Need, rows: int) -> Tensor:
-        """Memory for a tensor that is written before it is read."""
+    def buffers(self, kept: int, largest: int, backward: bool) -> Buffers:
+        """Buffers for so many kept rows and so many rows in a batch: used ones where they fit. See `release`."""
+        roles = _BACKWARD if backward else _FORWARD
+        idle = self._idle[backward]
+        while idle:
+            found = idle.pop()
+            if kept <= found.kept <= 4 * kept + 64 and largest <= found.largest <= 4 * largest + 64:
+                return found
+        kept, largest = kept + kept // 4, largest + largest // 4
+        tensors = [self._buffer(need, kept, largest) if need.role in roles else None for need in self.needs]
+        return Buffers(tensors, kept, largest)
+
+    def release(self, buffers: Buffers, backward: bool) -> None:
+        """Nobody uses these buffers any more."""
+        idle = self._idle[backward]
+        if len(idle) < _MOST_IDLE:
+            idle.append(buffers)
+
+    def _buffer(self, need: Need, kept: int, largest: int) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)
         panel = 64 // wide.itemsize
-        if need.role in ("pack", "turned"):
-            if self.device.type != "cpu":  # weights as they are
-                return POOL.take((need.width, need.depth), self.dtype, self.device)
-            return POOL.take((-(-need.width // panel), need.depth, panel), wide, self.device)
-        if need.role == "bias":
-            return POOL.take((-(-need.width // panel) * panel,), wide, self.device)
-        return POOL.take((rows, need.width), self.dtype, self.device)
+        shape: tuple[int, ...] = (largest if need.role == "room" else kept, need.width)
+        dtype = self.dtype
+        if need.role in ("pack", "turned") and self.device.type != "cpu":
+            shape = (need.width, need.depth)  # weights as they are
+        elif need.role in ("pack", "turned"):
+            shape, dtype = (-(-need.width // panel), need.depth, panel), wide
+        elif need.role == "bias":
+            shape, dtype = (-(-need.width // panel) * panel,), wide
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     @staticmethod
     def operand(slot: int, width: int) -> Place:

@@ -20,6 +20,7 @@ from edgeops.batching._program import (
     PREPARE_FORWARD,
     SECTIONS,
     TYPE_HEAD,
+    Buffers,
     Program,
 )
 
@@ -43,7 +44,8 @@ class Runner:
         self._device = device
         self._programs = programs
         self._training = training
-        self._kept: dict[tuple[int, int], Tensor] = {}  # by type and number of the need
+        nothing: list[Buffers | None] = [None] * len(programs)
+        self._buffers = [nothing, list(nothing)]  # by direction and type
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
@@ -63,11 +65,11 @@ class Runner:
             for number, table in source.items():
                 if table.device == self._device:
                     known.setdefault(number, [-1] * 4)[which] = len(tensors)
-                    tensors.append(matrix(table.detach()))
-        flat = [-1] * (4 * (max(known, default=-1) + 1))
+                    tensors.append(matrix(table))
+        flat = np.full(4 * (max(known, default=-1) + 1), -1, np.int64)
         for number, indices in known.items():
             flat[4 * number : 4 * number + 4] = indices
-        return torch.tensor(flat, dtype=torch.int64, device="cpu"), tensors
+        return torch.from_numpy(flat), tensors
 
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
@@ -99,32 +101,52 @@ class Runner:
 
     def _make(self, backward: bool) -> list[Tensor]:
         """The tensors of all programs; those of the other direction are left empty."""
-        made = []
-        placed, training = self._flush.placed, self._training
+        made: list[Tensor] = []
+        total, largest = self._flush.placed["total"], self._flush.placed["largest"]
         for kind, program in enumerate(self._programs):
             if program is None:
                 continue
-            total, largest = placed["total"][kind], placed["largest"][kind]
+            kept = total[kind] if self._training else largest[kind]
+            buffers = self._buffers[backward][kind] = program.buffers(kept, largest[kind], backward)
+            before = self._buffers[False][kind]
+            assert before is not None
+            parameters = program.module._parameters if program.module is not None else {}
             for number, need in enumerate(program.needs):
                 role = need.role
-                tensor = self._kept.get((kind, number))
-                if tensor is not None:
-                    pass
-                elif role == "parameter":
-                    tensor = getattr(program.module, need.parameter).detach()
-                elif role == "kept" and training:
-                    tensor = self._kept[kind, number] = program.buffer(need, total)
-                elif role in ("pack", "bias", "kept"):
-                    tensor = None if backward else program.buffer(need, largest)
-                    if tensor is not None and role != "kept":
-                        self._flush.packed_bytes += tensor.nbytes
-                elif backward and role == "grad":
-                    like = getattr(program.module, need.parameter)
-                    tensor = torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
-                elif backward:  # "turned", "d_kept", "room", "whole room"
-                    tensor = program.buffer(need, largest if role == "room" else total)
+                tensor = buffers.tensors[number]
+                if role == "parameter":
+                    tensor = parameters[need.parameter]
+                elif role == "grad" and backward:
+                    like = parameters[need.parameter]
+                    wide = torch.promote_types(like.dtype, torch.float32)
+                    tensor = torch.zeros(like.shape, dtype=wide, device=like.device)
+                elif tensor is None and backward:
+                    tensor = before.tensors[number]
                 made.append(_EMPTY if tensor is None else tensor)
         return made
+
+    def release(self) -> None:
+        """Give the buffers back."""
+        for backward in (False, True):
+            for kind, buffers in enumerate(self._buffers[backward]):
+                program = self._programs[kind]
+                if buffers is not None and program is not None:
+                    program.release(buffers, backward)
+            self._buffers[backward] = [None] * len(self._programs)
+
+    def __del__(self) -> None:
+        self.release()
+
+    @property
+    def packed_bytes(self) -> int:
+        """Weights in the kernels' own order."""
+        return sum(
+            tensor.nbytes
+            for program, buffers in zip(self._programs, self._buffers[False], strict=True)
+            if program is not None and buffers is not None
+            for need, tensor in zip(program.needs, buffers.tensors, strict=True)
+            if need.role in ("pack", "bias") and tensor is not None
+        )
 
     def arguments(self, section: int, begin: int, end: int, marks: Tensor = _NO_MARKS) -> tuple[Any, ...]:
         """The arguments of `_batches_run` for a section of the batches [begin, end)."""
@@ -171,7 +193,12 @@ class Runner:
                         p, grad = getattr(module, name), self._tensors[at + number]
                         self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
             at += len(program.needs)
-        self._tensors = []  # kept buffers stay for another backward; gradients are given away
+        self._tensors = []  # buffers of forward stay for another backward; gradients are given away
+        for kind, program in enumerate(self._programs):
+            buffers = self._buffers[True][kind]
+            if program is not None and buffers is not None:
+                program.release(buffers, True)
+                self._buffers[True][kind] = None
 
 
 def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:

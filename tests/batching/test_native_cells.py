@@ -357,3 +357,10 @@ def test_the_default_device_does_not_matter() -> None:
     assert loss.device.type == "cpu"
     assert tree.inner_weight.grad is not None
     assert tree.inner_weight.grad.device.type == "cpu"
+
+
+def test_parametrized_modules_are_refused() -> None:
+    step = torch.nn.utils.parametrizations.weight_norm(LSTM(3, 4), "weight_hh")
+    zero = torch.zeros(4)
+    with batching.session(), pytest.raises(TypeError, match=r"LSTM.step: parameters must be plain ones; got a param"):
+        step.step(torch.zeros(3), zero, zero)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+import torch.nn.utils.parametrize
 from torch import Tensor, nn
 
 from edgeops._common.errors import message
@@ -35,6 +37,9 @@ class NativeBody(Body):
         return self._run(*rows)
 
     def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        if torch.nn.utils.parametrize.is_parametrized(self.module):
+            rule, advice = "parameters must be plain ones", "Remove the parametrizations, or use batching.cell."
+            raise TypeError(message(f"batching cell {self.name}", rule, "a parametrized module", advice))
         dtype = next(self.module.parameters()).dtype
         for slot, (kind, number) in enumerate(operands):
             if kind != NUMBER and value_class(number).dtype != dtype:
