@@ -104,6 +104,7 @@ class Runner : public Batches {
       }
       type_ = t;
       batch_ = of_type[t];
+      copies_.clear();
       m_ = 0;
       base_ = batch_[0][3];
       expect(base_ == 0, "a type whose first batch is missing");
@@ -190,17 +191,13 @@ class Runner : public Batches {
     expect(
         to.type == from.type && to.count == from.count && to.width == from.width, "copies of other shapes or dtypes");
     expect(to.rows == nullptr, "a copy to scattered rows");
-    const auto bytes = static_cast<int64_t>(c10_size(to.type));
+    const auto bytes = size_of(to.type);
     for (int64_t i = 0; i < to.count && to.width > 0; ++i) {
       const int64_t source = from.rows == nullptr ? i : from.rows[i];
       std::memcpy(
           to.data + i * to.stride * bytes, from.data + source * from.stride * bytes,
           static_cast<size_t>(to.width * bytes));
     }
-  }
-
-  static int64_t c10_size(ScalarType type) {
-    return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
   }
 
   void cell(const int64_t* a) {
@@ -342,16 +339,53 @@ class Runner : public Batches {
     }
   }
 
-  void run(Section section) {
+  // Whether `n` integers are what a step takes.
+  static bool fits(Step what, const int64_t* a, int64_t n) {
+    const auto counted = [&](int64_t head, int64_t each) {  // the last integer of the head counts what follows
+      return n >= head && a[head - 1] >= 0 && a[head - 1] <= n && n == head + each * a[head - 1];
+    };
+    switch (what) {
+      case Step::linear:
+      case Step::weight_grad:
+        return counted(kPlace + 3, kPlace);
+      case Step::linear_add:
+        return counted(2 * kPlace + 2, kPlace);
+      case Step::cell:
+        return counted(3, kPlace);
+      case Step::add:
+      case Step::copy:
+      case Step::sum:
+      case Step::spread:
+        return n == 2 * kPlace;
+      case Step::pack:
+        return counted(2, 4);
+      case Step::bias:
+        return counted(2, 1);
+    }
+    return false;
+  }
+
+  // Calls act(step, arguments) for the instructions of a section.
+  template <class Act>
+  void each_step(Section section, const Act& act) {
     const int64_t begin = code.at(kHead + kTypeHead * type_ + 1 + static_cast<int64_t>(section));
-    expect(begin >= 0, "a section that is not there");
+    if (begin < 0) {
+      return;
+    }
     const int64_t length = code.at(begin);
     const int64_t* at = code.range(begin + 1, length);
     for (const int64_t* end = at + length; at < end; at += at[0]) {
-      expect(at[0] >= 2 && at + at[0] <= end, "an instruction of another length");
-      lists_.clear();
-      step(static_cast<Step>(at[1]), at + 2);
+      expect(end - at >= 2 && at[0] >= 2 && at[0] <= end - at, "an instruction of another length");
+      expect(fits(static_cast<Step>(at[1]), at + 2, at[0] - 2), "an instruction of another length");
+      act(static_cast<Step>(at[1]), at + 2);
     }
+  }
+
+  void run(Section section) {
+    each_step(section, [&](Step what, const int64_t* a) {
+      lists_.clear();
+      step(what, a);
+    });
   }
 
   void step(Step what, const int64_t* a) {
@@ -390,7 +424,7 @@ class Runner : public Batches {
   }
 
   static void zero(const View& v) {
-    const int64_t bytes = c10_size(v.type);
+    const int64_t bytes = size_of(v.type);
     for (int64_t i = 0; i < v.count; ++i) {
       std::memset(v.data + i * v.stride * bytes, 0, static_cast<size_t>(v.width * bytes));
     }
@@ -408,20 +442,14 @@ class Runner : public Batches {
       }
       return;
     }
-    const int64_t begin = code.at(kHead + kTypeHead * type_ + 1 + static_cast<int64_t>(Section::finish));
-    if (begin < 0) {
-      return;
-    }
-    const int64_t* at = code.range(begin + 1, code.at(begin));
-    for (const int64_t* end = at + code.at(begin); at < end; at += at[0]) {
-      expect(at[0] >= 2 && at + at[0] <= end, "an instruction of another length");
-      if (static_cast<Step>(at[1]) == Step::weight_grad || static_cast<Step>(at[1]) == Step::add) {
-        const int64_t* from = at + 2 + (static_cast<Step>(at[1]) == Step::add ? kPlace : 0);
+    each_step(Section::finish, [&](Step what, const int64_t* a) {
+      if (what == Step::weight_grad || what == Step::add) {
+        const int64_t* from = what == Step::add ? a + kPlace : a;
         if (static_cast<Where>(from[0]) == Where::d_kept) {
           zero(place(from));
         }
       }
-    }
+    });
   }
 };
 

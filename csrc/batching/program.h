@@ -7,11 +7,12 @@
 
 namespace edgeops::batching {
 
-// `code` begins with the number of types and whether rows are kept for backward, then six numbers a type: the first of
-// its tensors and where its sections begin (-1: none). A section is its length, then instructions: length,
+// `code` begins with the number of types, whether rows are kept for backward and whether listed rows of operands are
+// copied together before they are read (an ablation: kernels read them where they stand), then six numbers a type: the
+// first of its tensors and where its sections begin (-1: none). A section is its length, then instructions: length,
 // Step, arguments. Places, five integers each, name a matrix of one row a call; tensors are counted from the type's
 // first one, -1 is none.
-constexpr int64_t kHead = 2;
+constexpr int64_t kHead = 3;
 constexpr int64_t kSections = 5;
 constexpr int64_t kTypeHead = 1 + kSections;
 

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -101,6 +103,10 @@ struct View {
   ScalarType type;
 };
 
+inline int64_t size_of(ScalarType type) {
+  return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+}
+
 // A flush, and the batch of it that runs.
 class Batches {
  public:
@@ -114,7 +120,8 @@ class Batches {
  protected:
   std::vector<const int64_t*> batch_;  // records: one, or all of a type
   int64_t type_ = 0, m_ = 0, base_ = 0, slots_ = 0, outs_ = 0, first_tensor_ = 0;
-  std::vector<std::vector<int32_t>> lists_;  // row numbers made for the running batch
+  std::map<int64_t, std::vector<char>> copies_;  // of the running batch, by operand
+  std::vector<std::vector<int32_t>> lists_;      // row numbers made for the running batch
 
   static const int64_t* operand_of(const int64_t* record, int64_t slot) {
     return record + 6 + 8 * slot;
@@ -136,6 +143,7 @@ class Batches {
         length >= 6 && r[4] >= 0 && r[4] <= length && r[5] >= 0 && r[5] <= length && length == 6 + 8 * r[4] + 2 * r[5],
         "a record of another length");
     batch_.assign(1, r);
+    copies_.clear();
     type_ = r[1];
     expect(type_ >= 0 && type_ < types(), "a type without a program");
     expect(r[2] >= 0 && r[2] <= kMostRows && r[3] >= 0 && r[3] <= kMostRows, "a number of rows that cannot be");
@@ -233,6 +241,19 @@ class Batches {
     return view(t, 0, lists_.back().data(), m_, col, width);
   }
 
+  // Listed rows of an operand one after the other, copied once a batch.
+  View copied(const View& v, int64_t slot, const Table& t, int64_t col) {
+    std::vector<char>& room = copies_[slot];
+    const int64_t bytes = t.cols * t.bytes;
+    if (room.empty()) {
+      room.resize(static_cast<size_t>(v.count * bytes));
+      for (int64_t i = 0; i < v.count; ++i) {
+        std::memcpy(room.data() + i * bytes, t.data + v.rows[i] * t.stride * t.bytes, static_cast<size_t>(bytes));
+      }
+    }
+    return {room.data() + col * t.bytes, t.cols, nullptr, v.width, v.count, v.type};
+  }
+
   // The matrix that a place stands for; count -1 where there is none.
   View place(const int64_t* p) {
     expect(!batch_.empty(), "a place without a batch");
@@ -254,7 +275,8 @@ class Batches {
         for (const int64_t* record : batch_) {
           count += operand_of(record, slot)[3];
         }
-        return view(*t, first, list, count, col, width);
+        const View found = view(*t, first, list, count, col, width);
+        return where == Where::operand && list != nullptr && code.at(2) != 0 ? copied(found, slot, *t, col) : found;
       }
       case Where::result:
       case Where::d_result: {

@@ -6,6 +6,7 @@ All values of a class stand in one table of a session, so the class is what a si
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,11 @@ class ValueClass(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def empty(self, rows: int) -> Tensor:
         """A table without content."""

@@ -22,7 +22,7 @@ from edgeops.batching._classes import value_class
 from edgeops.batching._program import Program
 from edgeops.batching._runner import Runner, matrix, types_that_ran
 from edgeops.batching._tables import Tables
-from edgeops.batching.cell import LIST, NUMBER, TENSOR, Body, Ragged
+from edgeops.batching.cell import LIST, NUMBER, TENSOR, VALUE, Body, Ragged
 
 _WIDE = (torch.float32, torch.float64)
 
@@ -106,6 +106,7 @@ class Flush:
         programs: by type, `None` for bodies that run themselves.
         outside: the session's tensors from outside, `placed["tensors"]` are indices into them.
         classes: their value classes.
+        copies: copy listed rows of operands together before native cells read them.
     """
 
     def __init__(
@@ -116,8 +117,11 @@ class Flush:
         programs: Sequence[Program | None],
         outside: Sequence[Tensor],
         classes: Sequence[int],
+        copies: bool = False,
     ) -> None:
         self.tables = tables
+        self.copies = copies
+        self.alone = False  # whether calls of functions run one by one
         self.placed = placed
         self.bodies = bodies
         self.programs = programs
@@ -186,6 +190,7 @@ class Flush:
                 self.saved[begin] = body.forward(self._batch(begin), training)
             else:
                 self._runners[device].forward(begin, end)
+                self.gathered_bytes += self._copied(begin, end) if self.copies else 0
         if training:
             native = [body for body, p in zip(self.bodies, self.programs, strict=True) if p is not None]
             self._versions = [(body, p, p._version) for body in native for p in self.parameters[body]]
@@ -194,6 +199,15 @@ class Flush:
                 runner.release()
             self._runners = {}
             self.saved = {}
+
+    def _copied(self, begin: int, end: int) -> int:
+        """Bytes of operands of these batches that stand in lists."""
+        total = 0
+        for b in range(begin, end):
+            for kind, number, _, count, first, *_ in self._batch(b).operands:
+                if kind in (VALUE, LIST) and first < 0:
+                    total += count * value_class(number).row_bytes
+        return total
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Row numbers, integers and starts of lists on a device: one upload a flush."""

@@ -29,7 +29,7 @@ CELLS = (
     "treegru_fwd",
     "treegru_bwd",
 )  # in the order of csrc/batching/cells.h
-HEAD, SECTIONS = 2, 5
+HEAD, SECTIONS = 3, 5
 TYPE_HEAD = 1 + SECTIONS
 FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()

@@ -74,7 +74,7 @@ class Runner:
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
         known = next(p.codes for p in self._programs if p is not None)
-        key = (first, self._training, *(-1 if p is None else p.serial for p in self._programs))
+        key = (first, self._training, self._flush.copies, *(-1 if p is None else p.serial for p in self._programs))
         found = known.get(key)
         if found is None:
             if len(known) >= _MOST_CODES:
@@ -84,7 +84,7 @@ class Runner:
 
     def _write_code(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h."""
-        head = [len(self._programs), int(self._training)]
+        head = [len(self._programs), int(self._training), int(self._flush.copies)]
         body: list[int] = []
         at = HEAD + TYPE_HEAD * len(self._programs)
         for program in self._programs:

@@ -94,7 +94,7 @@ class Body:
         """Run a batch, write its results. Returns what `backward` needs, when training."""
         rows = [batch.tensor(slot, training) for slot in range(len(batch.operands))]
         with torch.set_grad_enabled(training):
-            results = self.outputs(*rows)
+            results = self._one_by_one(rows, batch.count) if batch.flush.alone else self.outputs(*rows)
         for which, y in enumerate(results):
             to = batch.out(which)
             if y.dtype != to.dtype or y.shape != to.shape:
@@ -104,6 +104,19 @@ class Body:
                 raise ValueError(message(f"batching cell {self.name}", rule, got, advice))
             to.copy_(y.detach())
         return (rows, results) if training else None
+
+    def _one_by_one(self, rows: list[Any], count: int) -> tuple[Tensor, ...]:
+        """`outputs` of every call by itself, put together."""
+
+        def call(x: Any, i: int) -> Any:
+            """The operand of one call, in memory of its own: alignment changes the bits of some products."""
+            if not isinstance(x, Ragged):
+                return x[i : i + 1].clone()
+            begin, end = x.offsets[i : i + 2].tolist()
+            return Ragged(x.values[begin:end].clone(), x.offsets[i : i + 2] - begin)
+
+        calls = [self.outputs(*(call(x, i) for x in rows)) for i in range(count)]
+        return tuple(torch.cat(parts) for parts in zip(*calls, strict=True))
 
     def backward(self, batch: Any, saved: Any) -> None:
         """Take the gradients of a batch's results to its operands and to captured tensors."""

@@ -45,6 +45,8 @@ class Session(Marks):
         hoist: bool = True,
         phases: bool = True,
         ghosts: bool = True,
+        gather_mode: str = "auto",
+        batch_invariant: bool = False,
     ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
@@ -66,6 +68,11 @@ class Session(Marks):
         plan = schedule if cache is None else cache.schedule
         self._schedule = coarsened(plan) if coarsen else plan
         self._keep_marks(depth, forks, hoist, phases, ghosts)
+        if gather_mode not in ("auto", "index", "copy"):
+            rule = "gather_mode must be one of auto, index, copy"
+            raise ValueError(message(_WHO, rule, repr(gather_mode), "Pick one of them."))
+        self._copies = gather_mode == "copy"
+        self._alone = bool(batch_invariant)
         self.report = Report()
 
     def __enter__(self) -> Session:
@@ -107,7 +114,8 @@ class Session(Marks):
         self._tables.reserve(placed["used"])
         ordered = [bodies[v] for v in placed["variants"]]
         programs = [bodies[v].program(v, recording.signature(v)) for v in placed["variants"]]
-        flush = Flush(self._tables, placed, ordered, programs, self._outside, self._outside_classes)
+        flush = Flush(self._tables, placed, ordered, programs, self._outside, self._outside_classes, self._copies)
+        flush.alone = self._alone
         try:
             self._token = flush.run(self._token)
         except Exception as error:
@@ -225,6 +233,8 @@ def session(
     hoist: bool = True,
     phases: bool = True,
     ghosts: bool = True,
+    gather_mode: str = "auto",
+    batch_invariant: bool = False,
 ) -> Session:
     """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
 
@@ -241,9 +251,14 @@ def session(
             wherever they stand, and take no step.
         phases: whether `phase` counts; otherwise all is of one phase.
         ghosts: whether `ghost` and `balanced` count.
+        gather_mode: how built-in cells read operands that stand in scattered rows. `"index"`: where they stand, through
+            lists of row numbers; nothing is copied. `"copy"`: after copying them together, as DyNet does. `"auto"` is
+            `"index"`, which was as fast or faster wherever it was measured.
+        batch_invariant: results of an instance have the same bits whatever runs beside it. Built-in cells always do
+            this; cells of other functions then run call by call, which is slow.
 
     Raises:
-        ValueError: no such scheduler, no such way to count depth.
+        ValueError: no such scheduler, no such way to count depth, no such gather mode.
 
     >>> from edgeops import batching
     >>> double, add = batching.cell(lambda x: 2 * x), batching.cell(torch.add)
@@ -265,4 +280,6 @@ def session(
         hoist=hoist,
         phases=phases,
         ghosts=ghosts,
+        gather_mode=gather_mode,
+        batch_invariant=batch_invariant,
     )

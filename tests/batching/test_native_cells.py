@@ -364,3 +364,44 @@ def test_parametrized_modules_are_refused() -> None:
     zero = torch.zeros(4)
     with batching.session(), pytest.raises(TypeError, match=r"LSTM.step: parameters must be plain ones; got a param"):
         step.step(torch.zeros(3), zero, zero)
+
+
+def test_gather_modes_agree() -> None:
+    torch.manual_seed(0)
+    module = BinaryTreeLSTM(5, 7, num_embeddings=30)
+    found = []
+    for mode in ("index", "copy", "auto"):
+        states: list[Any] = []
+        with batching.session(gather_mode=mode) as s:
+            for tree in random_trees(4, 6):
+                run_tree(module, tree, None, states)
+        h = s.stack([h for h, _ in states])
+        found.append((h, *torch.autograd.grad(h.square().sum(), list(module.parameters()))))
+        assert (s.report.copied_bytes["activations"] > 0) == (mode == "copy")
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    with pytest.raises(ValueError, match="gather_mode must be one of auto, index, copy; got 'some'"):
+        batching.session(gather_mode="some")
+
+
+def test_batch_invariant() -> None:
+    """Bits of an instance do not depend on the others, for functions of the user's and for built-in cells."""
+    torch.manual_seed(0)
+    tree, last = BinaryTreeLSTM(33, 65, num_embeddings=30), batching.cell(nn.Linear(65, 3))
+    total = batching.cell(
+        lambda parts: torch.stack([x.sum(0) for x in parts.values.split(parts.offsets.diff().tolist())])
+    )
+
+    def run(trees: list[Any]) -> list[Tensor]:
+        roots = []
+        with batching.session(batch_invariant=True) as s:
+            for one in trees:
+                states: list[Any] = []
+                run_tree(tree, one, None, states)
+                roots.append(last(total([h for h, _ in states])))
+        return list(s.stack(roots))
+
+    trees = random_trees(3, 9)
+    together = run(trees)
+    for one, value in zip(trees, together, strict=True):
+        assert torch.equal(run([one])[0], value)
