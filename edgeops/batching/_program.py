@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from edgeops.batching._runtime import runtime
 
 CELLS = (
     "lstm_fwd",
@@ -100,7 +103,8 @@ class Linear(NamedTuple):
     parts: tuple[tuple[str, tuple[Place, ...]], ...]
 
 
-class Buffers(NamedTuple):
+@dataclass
+class Buffers:
     """Memory of a program for one flush, by number of the need; `None` for what is no buffer or of the other direction.
 
     Fresh memory costs more to touch than small batches to compute, so programs keep it.
@@ -109,6 +113,7 @@ class Buffers(NamedTuple):
     tensors: list[Tensor | None]
     kept: int  # rows of buffers that keep one a call
     largest: int  # rows of buffers for one batch
+    stamp: Any = None  # of the parameters whose packed form stands here
 
 
 class Program:
@@ -124,6 +129,7 @@ class Program:
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
         self.serial = next(_serials)
         self._known: dict[Any, int] = {}
+        self._packed: list[str] = []  # parameters that forward packs
         self._idle: tuple[list[Buffers], list[Buffers]] = ([], [])  # forward, backward
 
     def _need(self, key: Any, need: Need) -> int:
@@ -152,6 +158,21 @@ class Program:
         kept, largest = kept + kept // 4, largest + largest // 4
         tensors = [self._buffer(need, kept, largest) if need.role in roles else None for need in self.needs]
         return Buffers(tensors, kept, largest)
+
+    def stamp(self) -> Any:
+        """What the packed parameters are now: equal for as long as they have not changed, `None` where that is unknown.
+
+        Changes in place count as PyTorch counts them; writes through `.data`, which it does not count, show in a digest
+        of the memory, except for single elements of weights over 256 KiB.
+        """
+        seen, blocks = [], []
+        for name in self._packed:
+            p = self.module._parameters[name]
+            if p.device.type != "cpu" or p.is_inference() or not p.is_contiguous():
+                return None
+            blocks.append((p.data_ptr(), p.nbytes))
+            seen.append((p._version, p.dtype))
+        return seen, blocks, runtime().digest(blocks)
 
     def release(self, buffers: Buffers, backward: bool) -> None:
         """Nobody uses these buffers any more."""
@@ -228,6 +249,8 @@ class Program:
         which = self._need(key, Need(role, width=width, depth=sum(shape[not turned] for shape in shapes)))
         parts = [(self._parameter(name), first, columns, int(turned)) for name, first, columns in chosen]
         self._write(section, Step.PACK, which, len(parts), *parts)
+        if not turned:
+            self._packed.extend(name for name, _, _ in chosen)
         return which
 
     def linear(self, out: Place, grad: Place, parts: dict[str, Sequence[Place]], biases: Sequence[str] = ()) -> Linear:
@@ -243,6 +266,7 @@ class Program:
             bias = self._known["bias", there]
         elif there:
             bias = self._need(("bias", there), Need("bias", width=len(getattr(m, there[0]))))
+            self._packed.extend(there)
             self._write(PREPARE_FORWARD, Step.BIAS, bias, len(there), *(self._parameter(b) for b in there))
         places = [place for part in parts.values() for place in part]
         self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)

@@ -49,7 +49,8 @@ class Runner:
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
-        self._run(PREPARE_FORWARD, 0, 0)
+        self.packed_bytes = 0  # of weights that had to be packed
+        self._pack()
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
@@ -125,6 +126,26 @@ class Runner:
                 made.append(_EMPTY if tensor is None else tensor)
         return made
 
+    def _pack(self) -> None:
+        """Pack the weights, unless they are what stands packed already."""
+        ours = [
+            (program, buffers)
+            for program, buffers in zip(self._programs, self._buffers[False], strict=True)
+            if program is not None and buffers is not None
+        ]
+        # a step of training changes all weights
+        stamps = [None if self._training else program.stamp() for program, _ in ours]
+        if all(stamp is not None and stamp == b.stamp for stamp, (_, b) in zip(stamps, ours, strict=True)):
+            return
+        for _, buffers in ours:
+            buffers.stamp = None
+        self._run(PREPARE_FORWARD, 0, 0)
+        for stamp, (program, buffers) in zip(stamps, ours, strict=True):
+            buffers.stamp = stamp
+            for need, tensor in zip(program.needs, buffers.tensors, strict=True):
+                if need.role in ("pack", "bias") and tensor is not None:
+                    self.packed_bytes += tensor.nbytes
+
     def release(self) -> None:
         """Give the buffers back."""
         for backward in (False, True):
@@ -136,17 +157,6 @@ class Runner:
 
     def __del__(self) -> None:
         self.release()
-
-    @property
-    def packed_bytes(self) -> int:
-        """Weights in the kernels' own order."""
-        return sum(
-            tensor.nbytes
-            for program, buffers in zip(self._programs, self._buffers[False], strict=True)
-            if program is not None and buffers is not None
-            for need, tensor in zip(program.needs, buffers.tensors, strict=True)
-            if need.role in ("pack", "bias") and tensor is not None
-        )
 
     def arguments(self, section: int, begin: int, end: int, marks: Tensor = _NO_MARKS) -> tuple[Any, ...]:
         """The arguments of `_batches_run` for a section of the batches [begin, end)."""

@@ -6,6 +6,7 @@
 #include "arrays.h"
 #include "bind.h"
 #include "cell_type.h"
+#include "digest.h"
 #include "recording.h"
 
 namespace edgeops::batching {
@@ -126,6 +127,16 @@ void bind_record(py::module_& m) {
             recording.is_none() ? nullptr : recording.cast<Recording*>());
       },
       "Sends calls of cells on this thread to a recording, or to nothing.");
+  m.def(
+      "digest",
+      [](const std::vector<std::pair<uintptr_t, int64_t>>& blocks) {
+        uint64_t all = 0;
+        for (const auto& [address, bytes] : blocks) {
+          all = all * 31 + digest(reinterpret_cast<const void*>(address), bytes);
+        }
+        return all;
+      },
+      "A digest of blocks of memory, (address, bytes) of each: all of small ones, an eighth of those over 256 KiB.");
   m.def("current", [] {
     PyObject* now = current_recording();
     return now == nullptr ? py::object(py::none()) : py::reinterpret_borrow<py::object>(now);
