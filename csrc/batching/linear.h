@@ -42,6 +42,7 @@ struct WeightGrad {
   void* dweight;
   int64_t dweight_row;
   void* dbias;
+  bool fresh = false;  // dweight holds nothing yet: it is written, not added to
 };
 
 // One unit of work: rows [i0, i1) of the result and panels [p0, p1) of its columns.

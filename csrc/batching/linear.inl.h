@@ -359,7 +359,8 @@ static void wgrad_run(const WeightGrad& g, const LinearPiece& piece, Scratch scr
           continue;
         }
         T* c = static_cast<T*>(g.dweight) + i * g.dweight_row + j;
-        linear_panels<T, true>(height, columns, {block, 0, panels, depth * w, depth, nullptr, c, g.dweight_row, true});
+        const bool add = !g.fresh || s0 > 0;
+        linear_panels<T, true>(height, columns, {block, 0, panels, depth * w, depth, nullptr, c, g.dweight_row, add});
       }
     }
     j += widest;

@@ -258,8 +258,8 @@ class Runner : public Batches {
     const View grad = place(a);
     const Table& dweight = tensor(a[kPlace]);
     std::vector<Operand> operands;
-    const int64_t count = a[kPlace + 2];
-    const int64_t k = parts(a + kPlace + 3, count, grad.type, grad.count, operands);
+    const int64_t fresh = a[kPlace + 2], count = a[kPlace + 3];
+    const int64_t k = parts(a + kPlace + 4, count, grad.type, grad.count, operands);
     const Storage s = storage(grad.type);
     expect(grad.rows == nullptr, "gradients that are scattered");
     expect(
@@ -271,10 +271,19 @@ class Runner : public Batches {
       expect(
           b.dims == 1 && b.cols == grad.width && b.type == dweight.type, "a bias gradient of another shape or dtype");
       dbias = b.data;
+      if ((fresh & 2) != 0) {
+        std::memset(dbias, 0, static_cast<size_t>(b.cols * b.bytes));
+      }
+    }
+    if (grad.count == 0) {
+      for (int64_t i = 0; (fresh & 1) != 0 && i < dweight.rows; ++i) {
+        std::memset(dweight.data + i * dweight.stride * dweight.bytes, 0, static_cast<size_t>(k * dweight.bytes));
+      }
+      return;
     }
     run_wgrad(
-        {grad.count, grad.width, k, grad.data, grad.stride, operands.data(), count, dweight.data, dweight.stride,
-         dbias},
+        {grad.count, grad.width, k, grad.data, grad.stride, operands.data(), count, dweight.data, dweight.stride, dbias,
+         (fresh & 1) != 0},
         s);
   }
 
@@ -346,8 +355,9 @@ class Runner : public Batches {
     };
     switch (what) {
       case Step::linear:
-      case Step::weight_grad:
         return counted(kPlace + 3, kPlace);
+      case Step::weight_grad:
+        return counted(kPlace + 4, kPlace);
       case Step::linear_add:
         return counted(2 * kPlace + 2, kPlace);
       case Step::cell:

@@ -32,7 +32,8 @@ enum class Step : int64_t {
   copy = 4,         // to, from:                          to = from
   sum = 5,          // to, list:                          to = the sums of the lists
   spread = 6,       // to, from:                          every member of a list += the row of its list
-  weight_grad = 7,  // grad, dweight, dbias, parts, places: dweight += grad^T [places], dbias += column sums
+  weight_grad = 7,  // grad, dweight, dbias, fresh, parts, places: dweight += grad^T [places], dbias += column sums;
+                    // fresh: 1 where dweight, 2 where dbias holds nothing yet, or their sum
   pack = 8,         // to, parts, (weight, first column, columns, turned) each: weights side by side, in panels
   bias = 9          // to, parts, biases: their sum, in the compute dtype, zeros up to the end of the last panel
 };

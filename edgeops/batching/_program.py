@@ -127,6 +127,7 @@ class Program:
         self.needs: list[Need] = []
         self.codes: dict[Any, Tensor] = {}  # of flushes whose first program this is
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
+        self.written: set[int] = set()  # gradients that need no zeros to begin with
         self.serial = next(_serials)
         self._known: dict[Any, int] = {}
         self._packed: list[str] = []  # parameters that forward packs
@@ -271,8 +272,14 @@ class Program:
         places = [place for part in parts.values() for place in part]
         self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)
         for i, (weight, part) in enumerate(parts.items()):
-            dbias = self._grad(there) if there and i == 0 else -1
-            self._write(2, Step.WEIGHT_GRAD, grad, self._grad((weight,)), dbias, len(part), *part)
+            fresh = int(("grad", (weight,)) not in self._known)
+            dbias = -1
+            if there and i == 0:
+                fresh += 2 * (("grad", there) not in self._known)
+                dbias = self._grad(there)
+            dweight = self._grad((weight,))
+            self.written |= {dweight, dbias} - {-1}
+            self._write(FINISH, Step.WEIGHT_GRAD, grad, dweight, dbias, fresh, len(part), *part)
         return Linear(grad, tuple((weight, tuple(part)) for weight, part in parts.items()))
 
     def backprop(self, to: Place, of: Place, linears: Sequence[Linear], section: int = 1, add: bool = True) -> None:

@@ -200,8 +200,12 @@ class _Interpreter:
                 if to_or_none is not None:
                     self.add(to_or_none, self.want(a[5:10]).read().index_select(0, which))
         else:
-            grad, (dweight, dbias, count) = self.want(a[:5]), a[5:8]
-            tables, rows = zip(*(self.want(a[8 + 5 * i : 13 + 5 * i]) for i in range(count)), strict=True)
+            grad, (dweight, dbias, fresh, count) = self.want(a[:5]), a[5:9]
+            tables, rows = zip(*(self.want(a[9 + 5 * i : 14 + 5 * i]) for i in range(count)), strict=True)
+            if fresh & 1:
+                self.tensors[local + dweight].zero_()
+            if fresh & 2:
+                self.tensors[local + dbias].zero_()
             twin.rows_linear_wgrad_reference(
                 grad.table,
                 tables,

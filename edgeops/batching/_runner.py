@@ -120,7 +120,9 @@ class Runner:
                 elif role == "grad" and backward:
                     like = parameters[need.parameter]
                     wide = torch.promote_types(like.dtype, torch.float32)
-                    tensor = torch.zeros(like.shape, dtype=wide, device=like.device)
+                    # those of products are written first, those of embeddings added to
+                    new = torch.empty if number in program.written else torch.zeros
+                    tensor = new(like.shape, dtype=wide, device=like.device)
                 elif tensor is None and backward:
                     tensor = before.tensors[number]
                 made.append(_EMPTY if tensor is None else tensor)
