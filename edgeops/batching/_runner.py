@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class Runner:
     """The programs of a flush on one device."""
 
     def __init__(self, flush: Any, device: torch.device, programs: Sequence[Program | None], training: bool) -> None:
-        self._flush = flush
+        self._flush = weakref.proxy(flush)  # which holds this runner
         self._device = device
         self._programs = programs
         self._training = training

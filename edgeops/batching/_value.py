@@ -14,7 +14,7 @@ from edgeops.batching._classes import value_class
 
 def _tensor(self: Any) -> Tensor:
     """The value as a tensor; runs what is recorded. Gradients flow back through it."""
-    result: Tensor = self._recorder._session().tensor(self)
+    result: Tensor = self._session.tensor(self)
     return result
 
 

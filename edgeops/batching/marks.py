@@ -8,7 +8,6 @@ depth by data needs no help.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
@@ -70,8 +69,6 @@ class Marks:
             rule = f"depth must be one of {', '.join(DEPTHS)}"
             raise ValueError(message("batching.session", rule, describe(depth), "Pick one of them."))
         self._recording.keep_depths(depth == "program", hoist)
-        me = weakref.ref(self)
-        self._recording._on_later_phase = lambda late: me()._refuse(late)  # type: ignore[union-attr]
         self._phases: dict[str, int] | None = {} if phases else None
         self._forks = forks
         self._ghosts = ghosts
@@ -95,7 +92,8 @@ class Marks:
             raise ValueError(message("batching.session", rule, f"{wanted!r} of another", advice))
         return wanted
 
-    def _refuse(self, late: int) -> None:
+    def _on_later_phase(self, late: int) -> None:
+        """Called by the runtime for a call that reads what a later phase makes."""
         names = [_FIRST, *(self._phases or ())]
         rule = "a call must not read what a later phase makes"
         got = f"a result of phase {names[late]} in phase {names[self._recording.phase]}"
@@ -239,8 +237,8 @@ class Marks:
 
 
 def _running() -> Marks | None:
-    recording = runtime().current()
-    return None if recording is None else recording._session()
+    session: Marks | None = runtime().current()
+    return session
 
 
 def phase(name: str) -> Phase:

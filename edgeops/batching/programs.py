@@ -180,5 +180,4 @@ def stack(values: Sequence[Any]) -> Tensor:
 
 def current() -> Any:
     """The session whose `with` block this is, or `None`."""
-    recording = runtime().current()
-    return None if recording is None else recording._session()
+    return runtime().current()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -50,8 +49,6 @@ class Session(Marks):
     ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
-        self._recording._on_tensor = self._on_tensor
-        self._recording._session = weakref.ref(self)
         self._outside: list[Tensor] = []
         self._outside_classes: list[int] = []
         self._tables = Tables()
@@ -79,11 +76,12 @@ class Session(Marks):
         if not self._former:
             self._recording_since = time.perf_counter()
         self._former.append(self._runtime.current())
-        self._runtime.set_current(self._recording)
+        self._runtime.set_current(self, self._recording)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._runtime.set_current(self._former.pop())
+        former = self._former.pop()
+        self._runtime.set_current(former, None if former is None else former._recording)
         if not self._former:
             self.report.record_s += time.perf_counter() - self._recording_since
 
@@ -159,7 +157,7 @@ class Session(Marks):
             raise ValueError(message(_WHO, "stack needs at least one value", "none", "Check what was collected."))
         self.flush()
         try:
-            rows, number, makers = self._recording.locate(values)
+            rows, number, makers = self._recording.locate(values, self)
         except ValueError as error:
             raise self._misfit(values, str(error)) from None
         return extract(self._tables, number, torch.from_numpy(rows), makers, self._token)

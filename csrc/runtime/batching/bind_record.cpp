@@ -53,8 +53,7 @@ py::dict place(
 
 // Where values stand that have been flushed: (rows, class, the batches that made them). Checks that they are values of
 // this recording and of one class: raises ValueError with the index and what is wrong.
-py::tuple locate(const py::object& self, const py::sequence& values) {
-  const auto& r = self.cast<const Recording&>();
+py::tuple locate(const Recording& r, const py::sequence& values, const py::object& session) {
   std::vector<int64_t> rows;
   std::vector<int32_t> makers;
   std::vector<uint8_t> seen;
@@ -63,7 +62,7 @@ py::tuple locate(const py::object& self, const py::sequence& values) {
   const py::ssize_t count = static_cast<py::ssize_t>(values.size());
   for (py::ssize_t i = 0; i < count; ++i) {
     const py::object item = values[i];
-    if (!is_value(item.ptr()) || reinterpret_cast<const ValueObject*>(item.ptr())->recorder != self.ptr()) {
+    if (!is_value(item.ptr()) || reinterpret_cast<const ValueObject*>(item.ptr())->recorder != session.ptr()) {
       throw py::value_error("foreign " + std::to_string(i));
     }
     const auto* v = reinterpret_cast<const ValueObject*>(item.ptr());
@@ -121,12 +120,10 @@ void bind_record(py::module_& m) {
           [](Recording& r, int32_t phase) { r.recorder.depths().set_phase(phase); }, "Phase of the next call.");
   m.def(
       "set_current",
-      [](const py::object& recording) {
-        set_current(
-            recording.is_none() ? nullptr : recording.ptr(),
-            recording.is_none() ? nullptr : recording.cast<Recording*>());
+      [](const py::object& session, Recording* recording) {
+        set_current(session.is_none() ? nullptr : session.ptr(), recording);
       },
-      "Sends calls of cells on this thread to a recording, or to nothing.");
+      "Sends calls of cells on this thread to the recording of a session, or to nothing.");
   m.def(
       "digest",
       [](const std::vector<std::pair<uintptr_t, int64_t>>& blocks) {
@@ -138,7 +135,7 @@ void bind_record(py::module_& m) {
       },
       "A digest of blocks of memory, (address, bytes) of each: all of small ones, an eighth of those over 256 KiB.");
   m.def("current", [] {
-    PyObject* now = current_recording();
+    PyObject* now = current_session();
     return now == nullptr ? py::object(py::none()) : py::reinterpret_borrow<py::object>(now);
   });
 }

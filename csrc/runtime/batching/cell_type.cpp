@@ -11,7 +11,7 @@ namespace edgeops::batching {
 namespace {
 
 PyTypeObject* value_type = nullptr;
-thread_local PyObject* current_object = nullptr;  // borrowed: the session holds it
+thread_local PyObject* current_object = nullptr;  // the session, borrowed: its `with` block holds it
 thread_local Recording* current = nullptr;
 
 // ---- Value
@@ -36,7 +36,7 @@ PyObject* new_value(PyObject* recorder, int64_t id, int32_t value_class) {
 }
 
 PyMemberDef value_members[] = {
-    {"_recorder", T_OBJECT_EX, offsetof(ValueObject, recorder), READONLY, nullptr},
+    {"_session", T_OBJECT_EX, offsetof(ValueObject, recorder), READONLY, nullptr},
     {"_id", T_LONGLONG, offsetof(ValueObject, id), READONLY, nullptr},
     {"_class", T_INT, offsetof(ValueObject, value_class), READONLY, nullptr},
     {nullptr, 0, 0, 0, nullptr},
@@ -363,8 +363,8 @@ PyType_Spec cell_spec = {
 
 }  // namespace
 
-void set_current(PyObject* object, Recording* recording) {
-  current_object = object;
+void set_current(PyObject* session, Recording* recording) {
+  current_object = session;
   current = recording;
 }
 
@@ -376,7 +376,7 @@ bool is_value(PyObject* object) {
   return Py_TYPE(object) == value_type;
 }
 
-PyObject* current_recording() {
+PyObject* current_session() {
   return current_object;
 }
 

@@ -23,9 +23,10 @@ struct ValueObject {
 // Makes the types `Value` and `Cell` and puts them into the module.
 void add_cell_types(pybind11::module_& m);
 
-// Calls of cells on this thread go to `recording`, whose Python object is `object`; null for none.
-void set_current(PyObject* object, Recording* recording);
-PyObject* current_recording();
+// Calls of cells on this thread go to `recording`, which belongs to the session `session`; null for none. Values hold
+// the session, and the session holds the recording: nothing holds a value back, so all of it goes with the last value.
+void set_current(PyObject* session, Recording* recording);
+PyObject* current_session();
 
 bool is_value(PyObject* object);
 
