@@ -203,6 +203,7 @@ class Runner : public Batches {
   void cell(const int64_t* a) {
     const int64_t which = a[0], h = a[1], count = a[2];
     expect(which >= 0 && which < static_cast<int64_t>(Cell::count) && count <= 12, "an unknown cell");
+    expect(h >= 0 && h <= kMostRows, "a width that cannot be");
     Place places[12];
     ScalarType type = ScalarType::Float;
     for (int64_t i = 0; i < count; ++i) {
@@ -216,6 +217,7 @@ class Runner : public Batches {
   }
 
   const int64_t* list_starts(int64_t slot) const {
+    expect(slot >= 0 && slot < slots_, "an operand that is not there");
     const int64_t* o = operand_of(batch_[0], slot);
     expect(o[0] == 1, "a list that is none");
     const int64_t* from = starts.range(o[5], m_ + 1);
