@@ -107,6 +107,7 @@ class Flush:
         outside: the session's tensors from outside, `placed["tensors"]` are indices into them.
         classes: their value classes.
         copies: copy listed rows of operands together before native cells read them.
+        alone: run the calls of functions one by one.
     """
 
     def __init__(
@@ -118,10 +119,11 @@ class Flush:
         outside: Sequence[Tensor],
         classes: Sequence[int],
         copies: bool = False,
+        alone: bool = False,
     ) -> None:
         self.tables = tables
         self.copies = copies
-        self.alone = False  # whether calls of functions run one by one
+        self.alone = alone
         self.placed = placed
         self.bodies = bodies
         self.programs = programs

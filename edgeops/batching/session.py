@@ -112,8 +112,16 @@ class Session(Marks):
         self._tables.reserve(placed["used"])
         ordered = [bodies[v] for v in placed["variants"]]
         programs = [bodies[v].program(v, recording.signature(v)) for v in placed["variants"]]
-        flush = Flush(self._tables, placed, ordered, programs, self._outside, self._outside_classes, self._copies)
-        flush.alone = self._alone
+        flush = Flush(
+            self._tables,
+            placed,
+            ordered,
+            programs,
+            self._outside,
+            self._outside_classes,
+            copies=self._copies,
+            alone=self._alone,
+        )
         try:
             self._token = flush.run(self._token)
         except Exception as error:

@@ -17,6 +17,7 @@ class TreeModel(Model):
     """A leaf cell, an inner cell and a loss at every node; instances are `Tree`s of integers."""
 
     read = 0  # which part of a state is classified
+    tree: Any  # has cells `leaf(word)` and `inner(*left, *right)`, which give the parts of a state
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -24,11 +25,13 @@ class TreeModel(Model):
 
     def leaf(self, word: int) -> State:
         """The state of a word."""
-        raise NotImplementedError
+        state: State = self.tree.leaf(word)
+        return state
 
     def inner(self, left: State, right: State) -> State:
         """The state of a node from its children's."""
-        raise NotImplementedError
+        state: State = self.tree.inner(*left, *right)
+        return state
 
     async def program(self, instance: Tree) -> list[Any]:
         """One loss a node, children first."""
@@ -51,16 +54,6 @@ class TreeLSTM(TreeModel):
     def __init__(self, words: int, width: int, classes: int = 5) -> None:
         super().__init__(width, classes)
         self.tree = BinaryTreeLSTM(width, width, num_embeddings=words)
-
-    def leaf(self, word: int) -> State:
-        """h and c."""
-        state: State = self.tree.leaf(word)
-        return state
-
-    def inner(self, left: State, right: State) -> State:
-        """h and c."""
-        state: State = self.tree.inner(*left, *right)
-        return state
 
 
 class TreeGRU(TreeModel):
@@ -88,13 +81,3 @@ class MVRNNTree(TreeModel):
     def __init__(self, words: int, width: int, classes: int = 5) -> None:
         super().__init__(width, classes)
         self.tree = MVRNN(words, width)
-
-    def leaf(self, word: int) -> State:
-        """M and v."""
-        state: State = self.tree.leaf(word)
-        return state
-
-    def inner(self, left: State, right: State) -> State:
-        """M and v."""
-        state: State = self.tree.inner(*left, *right)
-        return state
