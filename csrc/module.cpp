@@ -119,4 +119,17 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_treegru_cell_bwd(Tensor cand, Tensor gates, Tensor h1, Tensor rows1, Tensor h2, Tensor rows2, Tensor dh, "
       "Tensor(a!) dcand, Tensor(b!) dgates, Tensor(c!) dh1, Tensor(d!) dh2) -> ()");
+
+  // offload
+  m.def("subspace_project(Tensor x, Tensor index, Tensor value, Tensor starts, Tensor order) -> Tensor");
+  m.def("_subspace_project(Tensor x, Tensor index, Tensor value, Tensor starts, Tensor order) -> Tensor");
+  m.def("subspace_expand(Tensor y, Tensor index, Tensor value, Tensor starts, Tensor order) -> Tensor");
+  m.def("_subspace_expand(Tensor y, Tensor index, Tensor value) -> Tensor");
+  m.def("_subspace_value_grad(Tensor x, Tensor y, Tensor index) -> Tensor");
+  m.def(
+      "_subspace_apply(Tensor(a!) weight, Tensor delta, Tensor p_index, Tensor p_value, Tensor q_index, "
+      "Tensor q_value, float alpha, float keep=1.0, bool stochastic=False, int seed=0) -> ()");
+  m.def(
+      "_subspace_adam(Tensor(a!) grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, int step, float beta1, float beta2, "
+      "float eps) -> ()");
 }
