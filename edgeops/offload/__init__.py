@@ -3,6 +3,11 @@
 
 from edgeops import _native as _native
 from edgeops.offload._ops import register as _register
+from edgeops.offload.fit import Fit as Fit
+from edgeops.offload.fit import fit as fit
+from edgeops.offload.linear import SubspaceLinear as SubspaceLinear
+from edgeops.offload.lsp import LSPAdamW as LSPAdamW
+from edgeops.offload.moments import transfer as transfer
 from edgeops.offload.pair import Pair as Pair
 from edgeops.offload.projector import DenseProjector as DenseProjector
 from edgeops.offload.projector import IdentityProjector as IdentityProjector

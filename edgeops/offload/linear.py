@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear layer whose backward makes the compressed gradient and never the whole one. LSP-Offload, section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeops.offload.pair import Pair
+
+SUBSPACE = "subspace"
+
+
+class _Linear(torch.autograd.Function):
+    """`y = x W^T`, with `P^T (dy^T x) Q` as the gradient of the subspace's coordinates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, subspace: Tensor, pair: Pair) -> Tensor:
+        ctx.pair = pair
+        ctx.save_for_backward(weight, pair.right.project(x.reshape(-1, x.shape[-1]).T))
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, right = ctx.saved_tensors
+        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        rows = dy.reshape(-1, dy.shape[-1])
+        dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        small = ctx.pair.left.project(rows.T) @ right.T if ctx.needs_input_grad[3] else None
+        return dx, None, dbias, small, None
+
+
+class _Learning(torch.autograd.Function):
+    """The same where the pair is to be learned: the whole gradient exists for as long as `learn` looks at it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, subspace: Tensor, learn: Callable[[Tensor], Pair]
+    ) -> Tensor:
+        ctx.learn = learn
+        ctx.save_for_backward(weight, x)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, x = ctx.saved_tensors
+        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        rows = dy.reshape(-1, dy.shape[-1])
+        dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        small = None
+        if ctx.needs_input_grad[3]:
+            grad = rows.T @ x.reshape(-1, x.shape[-1])
+            small = ctx.learn(grad).compress(grad)
+        return dx, None, dbias, small, None
+
+
+class SubspaceLinear(nn.Linear):
+    """`nn.Linear` trained through a subspace: what `LSPAdamW` turns its targets into, and back with `release`.
+
+    Its weight needs no gradient; the coordinates `subspace` `[p, q]` do, which stay zero: their gradient is
+    `P^T G Q`. Everything that works on gradients of parameters (clipping, scaling, accumulation, averaging over
+    devices) works on them. `state_dict` is that of `nn.Linear`.
+
+    Attributes:
+        subspace: the coordinates, a parameter of zeros.
+        pair: the projectors of the weight.
+        learn: called with the whole gradient in a backward pass, returns the pair to use from now on; `None` while
+            there is nothing to learn.
+        before: called before a forward pass, where an update may still be under way; or `None`.
+    """
+
+    subspace: nn.Parameter
+    pair: Pair
+    learn: Callable[[Tensor], Pair] | None
+    before: Callable[[], None] | None
+
+    @staticmethod
+    def adopt(linear: nn.Linear, pair: Pair) -> SubspaceLinear:
+        """Turn a linear layer into this class, in place: references to it stay good."""
+        linear.__class__ = SubspaceLinear
+        assert isinstance(linear, SubspaceLinear)
+        linear.pair, linear.learn, linear.before = pair, None, None
+        weight = linear.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        linear.subspace = nn.Parameter(torch.zeros(pair.shape, dtype=dtype, device=weight.device))
+        weight.requires_grad_(False)
+        weight.grad = None
+        return linear
+
+    def release(self) -> nn.Linear:
+        """Turn it back into an `nn.Linear` whose weight needs a gradient."""
+        del self.subspace, self.pair, self.learn, self.before
+        self.__class__ = nn.Linear  # type: ignore[assignment]
+        self.weight.requires_grad_(True)
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.before is not None:
+            self.before()
+        weight, bias = self.weight, self.bias
+        if not torch.is_grad_enabled() or not self.subspace.requires_grad:
+            return F.linear(input, weight, bias)
+        if torch.is_autocast_enabled(input.device.type):
+            dtype = torch.get_autocast_dtype(input.device.type)
+            input, weight = input.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        run: Any = _Linear if self.learn is None else _Learning
+        by: Any = self.pair if self.learn is None else self.learn
+        result: Tensor = run.apply(input, weight, bias, self.subspace, by)
+        return result
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(prefix + SUBSPACE, None)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        absent = prefix + SUBSPACE not in state_dict
+        if absent:
+            state_dict[prefix + SUBSPACE] = self.subspace.detach()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if absent:
+            del state_dict[prefix + SUBSPACE]
+
+    def extra_repr(self) -> str:
+        p, q = self.pair.shape
+        return f"{super().extra_repr()}, subspace=({p}, {q})"

@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW in learned sparse subspaces, as a `torch.optim.Optimizer`. LSP-Offload (AAAI 2025), algorithm 1."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeops import _native
+from edgeops._common import describe, message
+from edgeops.offload.fit import fit
+from edgeops.offload.linear import SubspaceLinear
+from edgeops.offload.moments import CHANGES, transfer
+from edgeops.offload.pair import Pair
+from edgeops.offload.targets import PROJECTORS, Select, Target, first_pair, pair_of_gradient, select_linears
+
+WHO = "LSPAdamW"
+_adam = _native.kernel("_subspace_adam", "subspace_adam")
+
+
+class LSPAdamW(torch.optim.Optimizer):
+    """AdamW whose matrices are updated through `d x d` subspaces between sparse projectors.
+
+    The gradient of a target weight `[m, n]` is never formed: its layer gives `P^T G Q` `[d, d]`, Adam's moments of that
+    live on `state_device`, and the weight becomes `(1 - lr * weight_decay) W - lr * scale * P Delta Q^T`. All other
+    parameters are updated by `torch.optim.AdamW`. Scale makes the update as large as Adam's own
+    (`sqrt(m n) / (||P|| ||Q||)`), so one `lr` holds over d and r.
+
+    Args:
+        params: a model, whose plain `nn.Linear`s are turned into `SubspaceLinear`s in place (`release` turns them
+            back); or parameters or groups of them, as every optimizer takes: groups with a key "d" are targets, whose
+            whole gradients exist one at a time and are compressed as soon as they are there.
+        lr, betas, eps, weight_decay: as of `torch.optim.AdamW`.
+        d: width of the subspaces; a float is a share of each weight's shorter side.
+        r: entries a row of the projectors.
+        targets: which linear layers of the model, see `select_linears`.
+        projector: "learned" (sparse, fitted to gradients), "random" (sparse, as drawn), "svd" (dense singular vectors
+            on both sides), "rows" (largest rows and columns) or "identity".
+        check_every: steps between two looks at whether a pair still fits; the first step looks, too. That step's
+            backward pass forms whole gradients, one at a time.
+        alpha: learn again where the relative bias is above this (the paper's rule).
+        alpha_relative: where alpha is `None`: learn again where the bias is above this multiple of that after the last
+            fit, since no fixed threshold is reachable on every model.
+        fit_steps, fit_lr, fit_beta: of the fit.
+        warm_start: fit from the current pair instead of a new draw.
+        on_change: what becomes of the moments, see `transfer`.
+        state_device: where the moments live and Adam runs.
+        stochastic_rounding: round bfloat16 weights by chance; small updates would be lost otherwise.
+        seed: of draws and rounding.
+
+    Raises:
+        ValueError: no target, d beyond a side, r beyond d, hyperparameters out of range, or tied weights as targets.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
+        >>> optimizer = LSPAdamW(model, lr=1e-2, d=8, r=2)
+        >>> x, y = torch.randn(64, 32), torch.randn(64, 16)
+        >>> losses = []
+        >>> for _ in range(30):
+        ...     loss = nn.functional.mse_loss(model(x), y)
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+        ...     losses.append(loss.item())
+        >>> losses[-1] < 0.9 * losses[0], model[0].weight.grad is None
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        d: int | float = 256,
+        r: int = 4,
+        targets: Select | None = None,
+        projector: str = "learned",
+        check_every: int = 1000,
+        alpha: float | None = None,
+        alpha_relative: float = 1.25,
+        fit_steps: int = 30,
+        fit_lr: float = 0.1,
+        fit_beta: float = 0.0,
+        warm_start: bool = True,
+        on_change: str = "project_normalised",
+        state_device: torch.device | str = "cpu",
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+    ) -> None:
+        subspace = {
+            "d": d, "r": r, "projector": projector, "check_every": check_every, "alpha": alpha,
+            "alpha_relative": alpha_relative, "fit_steps": fit_steps, "fit_lr": fit_lr, "fit_beta": fit_beta,
+            "warm_start": warm_start, "on_change": on_change, "stochastic_rounding": stochastic_rounding,
+        }  # fmt: skip
+        self._model: nn.Module | None = None
+        self._targets: dict[int, Target] = {}
+        self._hooks: list[Any] = []
+        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._state_device = seed, torch.device(state_device)
+        self._ordinary: torch.optim.AdamW | None = None
+        defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
+        groups = self._groups_of_model(params, subspace, targets) if isinstance(params, nn.Module) else list(params)
+        super().__init__(groups, {**defaults, **dict.fromkeys(subspace)})
+        for group in self.param_groups:
+            self._prepare(group, subspace)
+        if not self._targets:
+            rule = "needs at least one weight to train through a subspace"
+            advice = "Give a smaller d, other targets, or groups with a key 'd'; or use torch.optim.AdamW."
+            raise ValueError(message(WHO, rule, f"{len(self.param_groups)} groups without any", advice))
+
+    # ------------------------------------------------------------------ set-up
+
+    def _groups_of_model(
+        self, model: nn.Module, subspace: dict[str, Any], targets: Select | None
+    ) -> list[dict[str, Any]]:
+        chosen = select_linears(WHO, model, subspace["d"], targets)
+        pairs = {  # all of them before the first layer is touched
+            name: first_pair(WHO, f"{name}.weight", x.weight, subspace["projector"], subspace["d"], subspace["r"],
+                             self._generator)
+            for name, x in chosen.items()
+        }  # fmt: skip
+        if not chosen:
+            return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        leaves = []
+        for name, linear in chosen.items():
+            module = SubspaceLinear.adopt(linear, pairs[name])
+            target = Target(f"{name}.weight", module.weight, module.subspace, module, pairs[name])
+            self._targets[id(module.subspace)] = target
+            leaves.append(module.subspace)
+        self._model = model
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targets]
+        return [{"params": leaves, **subspace}, *([{"params": rest}] if rest else [])]
+
+    def _prepare(self, group: dict[str, Any], subspace: dict[str, Any]) -> None:
+        """Check one group, and make targets of its weights where it has a key "d"."""
+        if group.get("d") is None:
+            return
+        for key, value in subspace.items():
+            group[key] = value if group.get(key) is None else group[key]
+        check_settings(group)
+        for i, p in enumerate(group["params"]):
+            if id(p) in self._targets:
+                continue
+            name = f"parameter {i} of its group"
+            if not p.requires_grad:
+                raise ValueError(message(WHO, f"{name} must require a gradient", "a frozen one", "Leave it out."))
+            pair = first_pair(WHO, name, p, group["projector"], group["d"], group["r"], self._generator)
+            target = Target(name, p, p, None, pair)
+            self._targets[id(p)] = target
+            self._hooks.append(p.register_post_accumulate_grad_hook(functools.partial(self._compress, target, group)))
+        self._arm(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As of every optimizer; a group with a key "d" is one of targets.
+
+        Raises:
+            ValueError: a weight that is trained through its subspace already.
+        """
+        inside = {id(t.weight) for t in self._targets.values() if t.module is not None}
+        given = param_group["params"]
+        for p in [given] if isinstance(given, Tensor) else list(given):
+            if id(p) in inside:
+                rule = "a weight that is trained through its subspace cannot be added again"
+                raise ValueError(message(WHO, rule, describe(p), "Leave it to its group."))
+        super().add_param_group(param_group)
+        if getattr(self, "_ordinary", None) is not None or len(self.state):
+            self._prepare(self.param_groups[-1], self._subspace_defaults())
+
+    def _subspace_defaults(self) -> dict[str, Any]:
+        first = next(g for g in self.param_groups if g["d"] is not None)
+        return {k: first[k] for k in (*SETTINGS, "d", "r")}
+
+    def release(self) -> None:
+        """Turn the model's layers back into `nn.Linear`s with whole gradients, and drop every hook."""
+        for target in self._targets.values():
+            if target.module is not None:
+                target.module.release()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    # ------------------------------------------------------------------ learning
+
+    def _arm(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            target = self._targets[id(p)]
+            if group["projector"] in ("identity", "random"):
+                target.due = False
+            elif target.due and target.module is not None:
+                target.module.learn = functools.partial(self._learn, target, group)
+
+    @torch.no_grad()
+    def _learn(self, target: Target, group: dict[str, Any], grad: Tensor) -> Pair:
+        """Look at a whole gradient, change the pair where it no longer fits; the pair to use."""
+        if not target.due:
+            return target.pair
+        target.due = False
+        if target.module is not None:
+            target.module.learn = None
+        grad = average_over_devices(grad.to(compute_dtype_of(grad)))
+        if not bool(torch.isfinite(grad).all()):
+            return target.pair
+        old = target.pair
+        if math.isfinite(target.fit_bias):
+            limit = group["alpha"] if group["alpha"] is not None else group["alpha_relative"] * target.fit_bias
+            if float(old.bias(grad)) <= limit:
+                return old
+        new, target.fit_bias = self._fitted(target, group, grad)
+        state = self.state.get(target.leaf)
+        if state:
+            m, v, t = transfer(
+                old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"]
+            )
+            state["exp_avg"], state["exp_avg_sq"] = m, v
+            state["step"].fill_(t)
+        target.learned += 1
+        target.set_pair(new)
+        return new
+
+    def _fitted(self, target: Target, group: dict[str, Any], grad: Tensor) -> tuple[Pair, float]:
+        if group["projector"] != "learned":
+            new = pair_of_gradient(group["projector"], grad, target.pair.shape)
+            return new, float(new.bias(grad))
+        start = target.pair
+        if not group["warm_start"] and target.learned:
+            start = first_pair(WHO, target.name, target.weight, "learned", group["d"], group["r"], self._generator)
+        found = fit(
+            start, grad, steps=group["fit_steps"], lr=group["fit_lr"], beta=group["fit_beta"],
+            stop_at=group["alpha"] or 0.0,
+        )  # fmt: skip
+        return found.pair, found.bias
+
+    @torch.no_grad()
+    def _compress(self, target: Target, group: dict[str, Any], p: Tensor) -> None:
+        """A whole gradient has been formed: keep its compressed form, free it."""
+        grad = p.grad
+        if grad is None:
+            return
+        if grad.is_sparse:
+            raise TypeError(message(WHO, f"{target.name} must have a dense gradient", "a sparse one", "Set sparse=False."))
+        small = self._learn(target, group, grad).compress(grad)
+        target.small = small if target.small is None else target.small + small
+        p.grad = None
+
+    def learn(self, closure: Callable[[], Any]) -> dict[str, float]:
+        """Check and fit every pair now, on gradients of a calibration batch.
+
+        Args:
+            closure: forward and backward pass of held-out data; the gradients it leaves are thrown away.
+
+        Returns:
+            The relative bias after the fit, by name of the weight.
+
+        Raises:
+            ValueError: gradients of a pending step are there.
+        """
+        if any(t.gradient() is not None for t in self._targets.values()):
+            rule = "learn needs a moment without pending gradients"
+            raise ValueError(message(WHO, rule, "gradients", "Call it after step() and zero_grad()."))
+        for group in self.param_groups:
+            if group["d"] is not None:
+                for p in group["params"]:
+                    self._targets[id(p)].due = True
+                self._arm(group)
+        with torch.enable_grad():
+            closure()
+        self.zero_grad()
+        for target in self._targets.values():
+            target.due = False
+            if target.module is not None:
+                target.module.learn = None
+        return {t.name: t.fit_bias for t in self._targets.values()}
+
+    # ------------------------------------------------------------------ the step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update of everything that has a gradient. A target whose gradient is not finite is left out and counted.
+
+        Raises:
+            TypeError: a sparse gradient.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.grad.is_sparse:
+                    raise TypeError(message(WHO, "needs dense gradients", "a sparse one", "Set sparse=False."))
+        for group in self.param_groups:
+            if group["d"] is not None:
+                for p in group["params"]:
+                    self._update(self._targets[id(p)], group)
+        self._step_ordinary()
+        return loss
+
+    def _update(self, target: Target, group: dict[str, Any]) -> None:
+        small = target.gradient()
+        if small is None:
+            return
+        delta = self.direction(target, group, small)
+        if delta is not None:
+            self.apply(target, group, delta.to(target.weight.device))
+
+    def direction(self, target: Target, group: dict[str, Any], small: Tensor) -> Tensor | None:
+        """Adam's direction of a compressed gradient, on `state_device`; `None` where it is not finite."""
+        wide = compute_dtype_of(target.weight)
+        small = small.detach().to(self._state_device, wide, copy=True).contiguous()
+        if not bool(torch.isfinite(small).all()):
+            target.skipped += 1
+            return None
+        state = self.state[target.leaf]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(small), torch.zeros_like(small)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        _adam(small, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), beta1, beta2, group["eps"])
+        return small
+
+    def apply(self, target: Target, group: dict[str, Any], delta: Tensor) -> None:
+        """Bring a direction into the weight, and note whether the next backward pass is to look at the pair."""
+        lr, t = float(group["lr"]), int(self.state[target.leaf]["step"])
+        rounded = group["stochastic_rounding"] and target.weight.dtype == torch.bfloat16
+        seed = None
+        if rounded:
+            place = list(self._targets).index(id(target.leaf))
+            seed = ((self._seed * 1000003 + place) * 4294967311 + t) & (2**63 - 1)
+        target.pair.apply_(target.weight, delta, -lr * target.pair.scale(), 1 - lr * group["weight_decay"], seed)
+        target.small = None if target.module is None else target.small
+        if group["projector"] not in ("identity", "random") and t % group["check_every"] == 0:
+            target.due = True
+            if target.module is not None:
+                target.module.learn = functools.partial(self._learn, target, group)
+
+    def _step_ordinary(self) -> None:
+        groups = [g for g in self.param_groups if g["d"] is None]
+        if groups:
+            if self._ordinary is None:
+                self._ordinary = torch.optim.AdamW([torch.zeros(1)])
+            self._ordinary.param_groups, self._ordinary.state = groups, self.state
+            self._ordinary.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As of every optimizer; compressed gradients go, too."""
+        super().zero_grad(set_to_none)
+        for target in self._targets.values():
+            target.small = None
+
+    # ------------------------------------------------------------------ what is there
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The weights trained through a subspace."""
+        return tuple(self._targets.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of every optimizer, and under "subspace" the projectors, their fits and the generator: resuming is exact."""
+        out = super().state_dict()
+        out["subspace"] = {
+            "generator": self._generator.get_state(),
+            "targets": [
+                {
+                    "name": t.name, "shape": list(t.weight.shape), "dtype": str(t.weight.dtype),
+                    "pair": t.pair.state(), "due": t.due, "fit_bias": t.fit_bias, "skipped": t.skipped,
+                    "learned": t.learned,
+                }
+                for t in self._targets.values()
+            ],
+        }  # fmt: skip
+        return out
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a saved optimizer stopped.
+
+        Raises:
+            ValueError: it was of other weights, shapes or dtypes; nothing has been changed then.
+        """
+        if "subspace" not in state_dict:
+            raise ValueError(message(WHO, "needs the state of an LSPAdamW", "one without 'subspace'", "Save it again."))
+        saved = state_dict["subspace"]
+        have = [(t.name, list(t.weight.shape), str(t.weight.dtype)) for t in self._targets.values()]
+        given = [(t["name"], list(t["shape"]), t["dtype"]) for t in saved["targets"]]
+        if have != given:
+            odd = next((f"{g} where {h} is" for g, h in zip(given, have) if g != h), f"{len(given)} of them")
+            rule = "the saved state must be of the same weights, shapes and dtypes"
+            raise ValueError(message(WHO, rule, odd, "Build the optimizer as it was when it was saved."))
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "subspace"})
+        self._generator.set_state(saved["generator"].cpu())
+        for target, kept in zip(self._targets.values(), saved["targets"]):
+            target.set_pair(Pair.of(kept["pair"]).to(target.weight.device))
+            target.due, target.fit_bias = kept["due"], kept["fit_bias"]
+            target.skipped, target.learned = kept["skipped"], kept["learned"]
+            if target.module is not None:
+                target.module.learn = None
+            state = self.state.get(target.leaf)
+            for key in ("exp_avg", "exp_avg_sq") if state else ():
+                state[key] = state[key].to(self._state_device)
+        for group in self.param_groups:
+            if group["d"] is not None:
+                self._arm(group)
+
+
+SETTINGS = (
+    "projector", "check_every", "alpha", "alpha_relative", "fit_steps", "fit_lr", "fit_beta", "warm_start", "on_change",
+    "stochastic_rounding",
+)  # fmt: skip
+
+
+def check_settings(group: dict[str, Any]) -> None:
+    """Raise for settings of a group of targets that are out of range."""
+    rules = {
+        "check_every": (group["check_every"] >= 1, "must be at least 1"),
+        "alpha": (group["alpha"] is None or group["alpha"] > 0, "must be positive, or None"),
+        "alpha_relative": (group["alpha_relative"] > 0, "must be positive"),
+        "fit_steps": (group["fit_steps"] >= 0, "must not be negative"),
+        "fit_lr": (group["fit_lr"] > 0, "must be positive"),
+        "on_change": (group["on_change"] in CHANGES, f"must be one of {', '.join(CHANGES)}"),
+        "projector": (group["projector"] in PROJECTORS, f"must be one of {', '.join(PROJECTORS)}"),
+    }
+    for key, (good, rule) in rules.items():
+        if not good:
+            raise ValueError(message(WHO, f"{key} {rule}", repr(group[key]), "See its documentation."))
+
+
+def compute_dtype_of(x: Tensor) -> torch.dtype:
+    """float64 of float64, float32 of all others."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def average_over_devices(grad: Tensor) -> Tensor:
+    """The mean over the processes of a `torch.distributed` group, so that all learn the same pair; alone, grad itself."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(grad)
+        grad /= torch.distributed.get_world_size()
+    return grad
