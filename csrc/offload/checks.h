@@ -58,12 +58,12 @@ inline std::vector<int32_t> read_index(
 }
 
 // The values of a projector's entries, like its index, in the compute type of what it projects; dense.
-inline Tensor read_value(
-    const Tensor& value, const Tensor& index, Storage storage, const char* who, const char* name) {
+inline Tensor read_value(const Tensor& value, const Tensor& index, Storage storage, const char* who, const char* name) {
   require_tensor(value, who, name);
   EDGEOPS_CHECK(
       value.scalar_type() == compute_type(storage), TypeError, who,
-      std::string(name) + " must be " + (storage == Storage::f64 ? "float64 with float64" : "float32 with float32, float16 or bfloat16"),
+      std::string(name) + " must be " +
+          (storage == Storage::f64 ? "float64 with float64" : "float32 with float32, float16 or bfloat16"),
       dtype_of(value), "Cast the projector with .to(dtype).");
   check_matrix(value, who, name);
   EDGEOPS_CHECK(

@@ -14,8 +14,7 @@ constexpr double kEntryNs = 0.1;  // one entry times one column
 constexpr double kMoveNs = 0.15;  // one number brought into a pane
 
 template <class T>
-void read_entries(
-    const Tensor& order, const Tensor& value, int64_t count, const char* who, std::vector<char>& out) {
+void read_entries(const Tensor& order, const Tensor& value, int64_t count, const char* who, std::vector<char>& out) {
   const auto* from = static_cast<const int32_t*>(order.const_data_ptr());
   const auto* v = static_cast<const T*>(value.const_data_ptr());
   const int64_t total = value.numel(), r = value.size(1);
@@ -104,8 +103,8 @@ Tensor expand_cpu(const Tensor& y, const Tensor& index_in, const Tensor& value_i
   const auto& kernels = subspace_kernels(active_isa(), storage);
   void* to = out.mutable_data_ptr();
   const void* values = value.const_data_ptr();
-  auto pieces = column_pieces(
-      columns, kEntryNs * static_cast<double>(m * r) + kMoveNs * static_cast<double>(m + y.size(0)));
+  auto pieces =
+      column_pieces(columns, kEntryNs * static_cast<double>(m * r) + kMoveNs * static_cast<double>(m + y.size(0)));
   run_by_cost(pieces, [&](const ColumnPiece& piece) {
     Block block = all;
     block.first = piece.first;

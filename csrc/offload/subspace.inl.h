@@ -110,14 +110,28 @@ static void project_block(
     const T* from = pane_of<St>(x, x.first + j, count, pane, step);
     S* to = static_cast<S*>(out) + x.first + j;
     for (int64_t c = 0; c < d; ++c) {
-      V a = vset<T>(T(0)), b = a;
-      for (int64_t e = starts[c]; e < starts[c + 1]; ++e) {
+      // four chains: rows are many where d is small, and one long sum would round worse
+      V a[4], b[4];
+      for (int u = 0; u < 4; ++u) {
+        a[u] = b[u] = vset<T>(T(0));
+      }
+      int64_t e = starts[c];
+      for (; e + 4 <= starts[c + 1]; e += 4) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) {
+          const T* p = from + entries[e + u].row * step;
+          const V v = vset<T>(entries[e + u].value);
+          a[u] += v * vload<T>(p);
+          b[u] += v * vload<T>(p + L);
+        }
+      }
+      for (; e < starts[c + 1]; ++e) {
         const T* p = from + entries[e].row * step;
         const V v = vset<T>(entries[e].value);
-        a += v * vload<T>(p);
-        b += v * vload<T>(p + L);
+        a[0] += v * vload<T>(p);
+        b[0] += v * vload<T>(p + L);
       }
-      store_pane<St>(to + c * ld, count, a, b);
+      store_pane<St>(to + c * ld, count, (a[0] + a[1]) + (a[2] + a[3]), (b[0] + b[1]) + (b[2] + b[3]));
     }
   }
 }

@@ -7,12 +7,12 @@
 namespace edgeops::offload {
 
 #define EDGEOPS_INNER "../offload/subspace.inl.h"
-#define EDGEOPS_TABLE                                                                      \
-  extern const SubspaceKernels kSubspace[4] = {                                            \
-      {project_block<StoreF32>, expand_block<StoreF32>, value_grad_rows<StoreF32>},        \
-      {project_block<StoreF64>, expand_block<StoreF64>, value_grad_rows<StoreF64>},        \
-      {project_block<StoreF16>, expand_block<StoreF16>, value_grad_rows<StoreF16>},        \
-      {project_block<StoreBf16>, expand_block<StoreBf16>, value_grad_rows<StoreBf16>},     \
+#define EDGEOPS_TABLE                                                                  \
+  extern const SubspaceKernels kSubspace[4] = {                                        \
+      {project_block<StoreF32>, expand_block<StoreF32>, value_grad_rows<StoreF32>},    \
+      {project_block<StoreF64>, expand_block<StoreF64>, value_grad_rows<StoreF64>},    \
+      {project_block<StoreF16>, expand_block<StoreF16>, value_grad_rows<StoreF16>},    \
+      {project_block<StoreBf16>, expand_block<StoreBf16>, value_grad_rows<StoreBf16>}, \
   };
 #include "../common/each_isa.inl.h"
 

@@ -56,9 +56,21 @@ void apply_cpu(
   const Tensor q_value = read_value(q_value_in, q_index_in, storage, who, "q_value");
   const Tensor delta = dense(delta_in);
   const ApplyCall call{
-      weight.mutable_data_ptr(), weight.stride(0), n, delta.size(1), delta.const_data_ptr(), p_index.data(),
-      p_value.const_data_ptr(), p_index_in.size(1), q_index.data(), q_value.const_data_ptr(), q_index_in.size(1), keep,
-      alpha, stochastic, seed};
+      weight.mutable_data_ptr(),
+      weight.stride(0),
+      n,
+      delta.size(1),
+      delta.const_data_ptr(),
+      p_index.data(),
+      p_value.const_data_ptr(),
+      p_index_in.size(1),
+      q_index.data(),
+      q_value.const_data_ptr(),
+      q_index_in.size(1),
+      keep,
+      alpha,
+      stochastic,
+      seed};
   const auto& kernels = update_kernels(active_isa(), storage);
   auto spans = spans_of(m, kApplyRows, 0.15 * static_cast<double>(n * q_index_in.size(1)));
   run_by_cost(spans, [&](const Span& span) { kernels.apply(call, span.begin, span.end); });
@@ -100,8 +112,8 @@ void adam_cpu(
   auto spans = spans_of(grad.numel(), kSpan, 1.2);
   run_by_cost(spans, [&](const Span& span) {
     kernels.adam(
-        g + span.begin * g_size, m + span.begin * size, v + span.begin * size, span.end - span.begin, beta1, beta2,
-        eps, scale1, scale2);
+        g + span.begin * g_size, m + span.begin * size, v + span.begin * size, span.end - span.begin, beta1, beta2, eps,
+        scale1, scale2);
   });
 }
 

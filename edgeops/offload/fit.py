@@ -30,9 +30,7 @@ class Fit:
     steps: int
 
 
-def fit(
-    pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: float = 0.0, stop_at: float = 0.0
-) -> Fit:
+def fit(pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: float = 0.0, stop_at: float = 0.0) -> Fit:
     """Train the values of a sparse pair so that it keeps a gradient; places stay.
 
     Minimises `||P P^T G Q Q^T - G|| / ||G|| + beta (||P|| + ||Q||)` with Adam under a cosine, starting from the values

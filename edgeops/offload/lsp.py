@@ -217,9 +217,7 @@ class LSPAdamW(torch.optim.Optimizer):
         new, target.fit_bias = self._fitted(target, group, grad)
         state = self.state.get(target.leaf)
         if state:
-            m, v, t = transfer(
-                old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"]
-            )
+            m, v, t = transfer(old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"])
             state["exp_avg"], state["exp_avg_sq"] = m, v
             state["step"].fill_(t)
         target.learned += 1
@@ -246,7 +244,9 @@ class LSPAdamW(torch.optim.Optimizer):
         if grad is None:
             return
         if grad.is_sparse:
-            raise TypeError(message(WHO, f"{target.name} must have a dense gradient", "a sparse one", "Set sparse=False."))
+            raise TypeError(
+                message(WHO, f"{target.name} must have a dense gradient", "a sparse one", "Set sparse=False.")
+            )
         small = self._learn(target, group, grad).compress(grad)
         target.small = small if target.small is None else target.small + small
         p.grad = None

@@ -41,7 +41,9 @@ def transfer(
     0
     """
     if how not in CHANGES:
-        raise ValueError(message("transfer", f"on_change must be one of {', '.join(CHANGES)}", repr(how), "Choose one."))
+        raise ValueError(
+            message("transfer", f"on_change must be one of {', '.join(CHANGES)}", repr(how), "Choose one.")
+        )
     if how.startswith("reset") or new.shape != tuple(exp_avg.shape):
         return _zeros(exp_avg, new), _zeros(exp_avg, new), step if how == "reset_with_t" else 0
     wide = torch.float64

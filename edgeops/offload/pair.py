@@ -71,7 +71,16 @@ class Pair:
         if isinstance(self.left, SparseProjector) and isinstance(self.right, SparseProjector):
             left, right = self.left, self.right
             _apply(
-                weight, delta, left.index, left.value, right.index, right.value, alpha, keep, seed is not None, seed or 0
+                weight,
+                delta,
+                left.index,
+                left.value,
+                right.index,
+                right.value,
+                alpha,
+                keep,
+                seed is not None,
+                seed or 0,
             )
             return
         update = delta if isinstance(self.left, IdentityProjector) and self.left == self.right else self.expand(delta)

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from tests.native.batching_samples import BATCHING
 from tests.native.more_samples import MORE
+from tests.native.offload_samples import OFFLOAD
 from tests.peers import offsets_of
 
 
@@ -220,4 +221,4 @@ def _entry(make: Callable[[], list[tuple[tuple[Any, ...], dict[str, Any]]]], pla
     return Entry(lambda: [Sample(*call) for call in make()], (place,), measured)
 
 
-ENTRIES |= {name: _entry(*parts) for name, parts in (MORE | BATCHING).items()}
+ENTRIES |= {name: _entry(*parts) for name, parts in (MORE | BATCHING | OFFLOAD).items()}

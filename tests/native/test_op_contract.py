@@ -4,7 +4,7 @@
 The parts: schema in csrc/module.cpp, twin, fake kernel, batching rule, autocast behaviour, autograd, opcheck, property
 test, benchmark entry. A new op needs an entry in op_samples.py.
 
-Ops that write into tables (a mutable schema) are steps of an executor and have no public form: they are measured
+Ops that write into their arguments (a mutable schema) are steps of an executor or of an optimizer and have no public form: they are measured
 themselves, their gradients are those of the executor, and functorch transforms of them are refused. `STEPS` is all of
 them, and the tests below that speak of it are the whole rule.
 """
@@ -26,12 +26,15 @@ from torch.utils import _pytree as pytree
 from bench.registry import ops_covered
 from edgeops import ragged
 from edgeops.batching._ops import TWINS as BATCHING_TWINS
-from edgeops.ragged._ops import PUBLIC
+from edgeops.offload._ops import PUBLIC as OFFLOAD_PUBLIC
+from edgeops.offload._ops import TWINS as OFFLOAD_TWINS
+from edgeops.ragged._ops import PUBLIC as RAGGED_PUBLIC
 from edgeops.ragged._ops import TWINS as RAGGED_TWINS
 from tests.messages import refused
 from tests.native.op_samples import ENTRIES, Sample, is_floating
 
-TWINS = RAGGED_TWINS | BATCHING_TWINS
+PUBLIC = RAGGED_PUBLIC | OFFLOAD_PUBLIC
+TWINS = RAGGED_TWINS | BATCHING_TWINS | OFFLOAD_TWINS
 ROOT = Path(__file__).resolve().parents[2]
 OPS = sorted(
     {s.name.removeprefix("edgeops::") for s in torch._C._jit_get_all_schemas() if s.name.startswith("edgeops::")}
@@ -79,7 +82,7 @@ def test_module_cpp_lists_every_schema_and_nothing_else_does() -> None:
 def test_twin(name: str) -> None:
     """A readable twin is registered as the fallback, and takes the op's arguments in order."""
     twin = TWINS[name]
-    assert re.match(r"edgeops\.(ragged|batching)\._reference", twin.__module__)
+    assert re.match(r"edgeops\.(ragged|batching|offload)\._reference", twin.__module__)
     assert twin.__doc__
     wanted = [argument.name for argument in op_of(name)._schema.arguments]
     assert list(inspect.signature(twin).parameters) == wanted
@@ -170,6 +173,8 @@ AUTOCAST = {
     "ragged_instance_norm": (torch.float32,),
     "ragged_softmax": (torch.float32,),
     "trmm": (torch.bfloat16,),
+    "subspace_expand": (torch.float32,),
+    "subspace_project": (torch.float32,),
     "tradd": (torch.float32,),
     "trmul": (torch.float32,),
 }
@@ -211,7 +216,9 @@ def test_vmap_of_an_op_that_writes_into_tables_is_refused(name: str) -> None:
     def call(*flat: Any) -> Any:
         return op_of(name)(*pytree.tree_unflatten(list(flat), spec))
 
-    with refused(NotImplementedError, name.removeprefix("_"), "cannot be transformed", "under vmap", "Record.+"):
+    with refused(
+        NotImplementedError, name.removeprefix("_"), "cannot be transformed", "under vmap", "(Record|Call) .+"
+    ):
         torch.func.vmap(call, in_dims=tuple(dims))(*stacked)
 
 
