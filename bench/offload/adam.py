@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam's direction in place on the CPU beside PyTorch's own AdamW: elements a second. Offload spec, section 14, item 3."""
+"""Adam's direction in place on the CPU beside PyTorch's own AdamW. Offload spec, section 14, item 3."""
 
 from __future__ import annotations
 

@@ -101,9 +101,7 @@ def _apply(case: Case, device: torch.device) -> Built:
 
 
 WORKLOADS = (
-    Workload(
-        "subspace_project", ("subspace_project",), "tokens through a sparse projector", OURS, DENSE, cases, _project
-    ),
-    Workload("subspace_expand", ("subspace_expand",), "a subspace's columns back to rows", OURS, DENSE, cases, _expand),
+    Workload("subspace_project", ("subspace_project",), "tokens through a projector", OURS, DENSE, cases, _project),
+    Workload("subspace_expand", ("subspace_expand",), "a subspace back to rows", OURS, DENSE, cases, _expand),
     Workload("subspace_apply", ("_subspace_apply",), "W <- W - lr P Delta Q^T, fused", OURS, DENSE, cases, _apply),
 )

@@ -71,7 +71,7 @@ def random_bits(seed: int, rows: int, columns: int, device: torch.device) -> Ten
 def round_by_chance(x: Tensor, seed: int) -> Tensor:
     """A float32 matrix in bfloat16, each element up or down such that the mean is right. What is not finite stays."""
     bits = x.contiguous().view(torch.int32).to(torch.int64) & _WORD
-    noise = random_bits(seed, *x.shape, x.device) & 0xFFFF
+    noise = random_bits(seed, x.shape[0], x.shape[1], x.device) & 0xFFFF
     kept = ((bits + noise) >> 16) & 0xFFFF
     signed = torch.where(kept >= 0x8000, kept - 0x10000, kept).to(torch.int16)
     return torch.where(x.isfinite(), signed.view(torch.bfloat16), x.to(torch.bfloat16))

@@ -25,7 +25,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, right = ctx.saved_tensors
         dx = dy @ weight if ctx.needs_input_grad[0] else None
         rows = dy.reshape(-1, dy.shape[-1])
@@ -46,7 +46,7 @@ class _Learning(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, x = ctx.saved_tensors
         dx = dy @ weight if ctx.needs_input_grad[0] else None
         rows = dy.reshape(-1, dy.shape[-1])
@@ -117,10 +117,10 @@ class SubspaceLinear(nn.Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.pop(prefix + SUBSPACE, None)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         absent = prefix + SUBSPACE not in state_dict
         if absent:
-            state_dict[prefix + SUBSPACE] = self.subspace.detach()
+            state_dict[prefix + SUBSPACE] = self.subspace.data
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if absent:
             del state_dict[prefix + SUBSPACE]

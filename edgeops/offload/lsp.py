@@ -203,9 +203,7 @@ class LSPAdamW(torch.optim.Optimizer):
         """Look at a whole gradient, change the pair where it no longer fits; the pair to use."""
         if not target.due:
             return target.pair
-        target.due = False
-        if target.module is not None:
-            target.module.learn = None
+        target.due = False  # the layer goes on as it began until the step ends: a checkpoint recomputes what it saw
         grad = average_over_devices(grad.to(compute_dtype_of(grad)))
         if not bool(torch.isfinite(grad).all()):
             return target.pair
@@ -273,17 +271,15 @@ class LSPAdamW(torch.optim.Optimizer):
                 self._arm(group)
         with torch.enable_grad():
             closure()
-        self.zero_grad()
         for target in self._targets.values():
             target.due = False
-            if target.module is not None:
-                target.module.learn = None
+        self.zero_grad()
         return {t.name: t.fit_bias for t in self._targets.values()}
 
     # ------------------------------------------------------------------ the step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of everything that has a gradient. A target whose gradient is not finite is left out and counted.
 
         Raises:
@@ -308,6 +304,8 @@ class LSPAdamW(torch.optim.Optimizer):
         small = target.gradient()
         if small is None:
             return
+        if target.module is not None and not target.due:
+            target.module.learn = None
         delta = self.direction(target, group, small)
         if delta is not None:
             self.apply(target, group, delta.to(target.weight.device))
@@ -356,6 +354,8 @@ class LSPAdamW(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         for target in self._targets.values():
             target.small = None
+            if target.module is not None and not target.due:
+                target.module.learn = None
 
     # ------------------------------------------------------------------ what is there
 
@@ -365,7 +365,7 @@ class LSPAdamW(torch.optim.Optimizer):
         return tuple(self._targets.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """As of every optimizer, and under "subspace" the projectors, their fits and the generator: resuming is exact."""
+        """As of every optimizer; under "subspace" the projectors, their fits and the generator: resuming is exact."""
         out = super().state_dict()
         out["subspace"] = {
             "generator": self._generator.get_state(),
@@ -404,8 +404,9 @@ class LSPAdamW(torch.optim.Optimizer):
             if target.module is not None:
                 target.module.learn = None
             state = self.state.get(target.leaf)
-            for key in ("exp_avg", "exp_avg_sq") if state else ():
-                state[key] = state[key].to(self._state_device)
+            if state:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state[key] = state[key].to(self._state_device)
         for group in self.param_groups:
             if group["d"] is not None:
                 self._arm(group)
@@ -439,7 +440,7 @@ def compute_dtype_of(x: Tensor) -> torch.dtype:
 
 
 def average_over_devices(grad: Tensor) -> Tensor:
-    """The mean over the processes of a `torch.distributed` group, so that all learn the same pair; alone, grad itself."""
+    """The mean over the processes of `torch.distributed`, so that all learn the same pair; alone, grad itself."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(grad)
         grad /= torch.distributed.get_world_size()

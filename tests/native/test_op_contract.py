@@ -4,9 +4,9 @@
 The parts: schema in csrc/module.cpp, twin, fake kernel, batching rule, autocast behaviour, autograd, opcheck, property
 test, benchmark entry. A new op needs an entry in op_samples.py.
 
-Ops that write into their arguments (a mutable schema) are steps of an executor or of an optimizer and have no public form: they are measured
-themselves, their gradients are those of the executor, and functorch transforms of them are refused. `STEPS` is all of
-them, and the tests below that speak of it are the whole rule.
+Ops that write into their arguments (a mutable schema) are steps of an executor or of an optimizer, without public form:
+they are measured themselves, their gradients are those of the executor, and functorch transforms of them are refused.
+`STEPS` is all of them, and the tests below that speak of it are the whole rule.
 """
 
 from __future__ import annotations
