@@ -101,7 +101,8 @@ class SubspaceLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.before is not None:
             self.before()
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if not torch.is_grad_enabled() or not self.subspace.requires_grad:
             return F.linear(input, weight, bias)
         if torch.is_autocast_enabled(input.device.type):
