@@ -10,6 +10,7 @@ import heapq
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,7 +57,6 @@ class Job:
     step: int
     ready: float  # when its next stage could start
     reached: str = "submitted"
-    applying: bool = False
 
     @property
     def layer(self) -> int:
@@ -91,6 +91,7 @@ class Engine:
     cond: threading.Condition = field(default_factory=threading.Condition)
     failure: Failure | None = None
     stopping: bool = False
+    halted: bool = False  # nothing further is taken from a queue
     pid: int | None = None
     events: list[Event] = field(default_factory=list)
 
@@ -143,7 +144,7 @@ class Engine:
         """With every slot taken: an update that is through, so that applying it makes room."""
         if self.slots is None or self.staged < self.slots:
             return None
-        through = [queue[0] for queue in self.jobs if queue and queue[0].through and not queue[0].applying]
+        through = [queue[0] for queue in self.jobs if queue and queue[0].through]
         return min(through, key=lambda job: job.ready, default=None)
 
     def applied(self, job: Job) -> None:
@@ -155,7 +156,7 @@ class Engine:
 
     def can_take(self, resource: str) -> bool:
         """Whether a worker may take the first of its queue."""
-        if self.failure is not None or not self.queues[resource]:
+        if self.failure is not None or self.halted or not self.queues[resource]:
             return False
         if resource == "cpu" and self.policy.kind == "zero":
             complete = self.asked or self.submitted >= self.layers
@@ -173,7 +174,7 @@ class Engine:
         """Do a stage; when it began and when it was through. The lock is free."""
         call = {"down": self.link.down, "cpu": self.cpu, "up": self.link.up}[resource]
         begun = time.perf_counter()
-        return begun, call(job.task, job.ready)
+        return begun, float(call(job.task, job.ready))
 
     def passed(self, resource: str, job: Job, begun: float, end: float) -> None:
         """A stage is through: on to the next one."""
@@ -273,3 +274,15 @@ def stop(engine: Engine) -> None:
     for thread in engine.threads:
         if thread is not threading.current_thread():
             thread.join()
+
+
+def abandon(engine: Engine) -> None:
+    """End the workers of a pipeline that nobody holds any more, or at the end of the process."""
+    stop(engine)
+    left = sorted({job.layer for job in engine.unapplied()})
+    if left and engine.pid == os.getpid():
+        warnings.warn(
+            f"Pipeline: dropped without close(); updates of layers {left} were not applied. Use it as a context.",
+            ResourceWarning,
+            stacklevel=2,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from typing import Any
 
 from edgeops.offload.schedule import STAGES, Profile
 
@@ -55,7 +56,9 @@ class Stopwatch:
         """Medians of the last steps, or `None` before a whole step has been seen. A stage never seen counts 0."""
         if not any(stage == "up" for stage, _ in self._seen):
             return None
-        found = {stage: [self._median(stage, layer) for layer in range(self.layers)] for stage in STAGES}
+        found: dict[str, Any] = {
+            stage: [self._median(stage, layer) for layer in range(self.layers)] for stage in STAGES
+        }
         for layer in range(self.layers):
             turn = self._median("turn", layer)
             if turn and not found["forward"][layer]:

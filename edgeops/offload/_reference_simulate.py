@@ -119,5 +119,3 @@ def finish(machine: Machine, work: Work) -> None:
         for sent in [held for held in machine.held if held.layer == work.layer]:
             machine.held.remove(sent)
             machine.waiting["down"].append(sent)
-
-

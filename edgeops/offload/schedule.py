@@ -168,7 +168,8 @@ class Profile:
 
     def scaled(self, factor: float) -> Profile:
         """All durations times `factor`."""
-        return Profile(**{name: np.asarray(value) * factor for name, value in self._arrays().items()})
+        arrays: dict[str, Any] = {name: value * factor for name, value in self._arrays().items()}
+        return Profile(**arrays)
 
     def _arrays(self) -> dict[str, Seconds]:
         return {name: getattr(self, name) for name in (*STAGES, "device_update")}

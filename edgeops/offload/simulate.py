@@ -96,7 +96,7 @@ def simulate(
 
     >>> profile = Profile(forward=5e-3, backward=10e-3, down=12e-3, update=14e-3, up=12e-3, layers=24)
     >>> [round(1e3 * simulate(profile, p).step_seconds) for p in ("zero", "fcfs", "lcfs", "transition:10")]
-    [766, 490, 445, 440]
+    [766, 490, 420, 440]
     """
     wanted = Policy.parse(policy)
     if steps is not None and steps < 1:
@@ -141,9 +141,7 @@ def bounds(profile: Profile) -> dict[str, float]:
         "up": float((ready + down + update).min() + busy["up"] + to_end.min()),
     }
     found["lower bound"] = max(found.values())
-    found["zero, equation 1"] = float(
-        forward.sum() + max(backward.sum(), busy["down"]) + max(busy["cpu"], busy["up"])
-    )
+    found["zero, equation 1"] = float(forward.sum() + max(backward.sum(), busy["down"]) + max(busy["cpu"], busy["up"]))
     one_layer = float((down + update + up).mean())
     found["lsp, equation 4"] = max(float(forward.sum() + backward.sum()) + one_layer, *list(busy.values())[1:])
     return found
