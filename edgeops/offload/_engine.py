@@ -7,6 +7,7 @@ Worker threads hold this object and never the `Pipeline`, so that a pipeline tha
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import threading
 import time
@@ -108,7 +109,9 @@ class Engine:
         """Forget all jobs."""
         self.jobs: list[deque[Job]] = [deque() for _ in range(self.layers)]
         self.queues: dict[str, list[tuple[int, int, int, int, Job]]] = {name: [] for name in STAGE_OF}
-        self.submitted = self.downs = self.staged = 0  # of the round
+        self.submitted = self.downs = 0  # of the round
+        self.staged = 0  # updates on the device that are not applied
+        self.all_down = self.freed = -math.inf  # when the last gradient came down, when the last slot became free
         self.asked = False  # somebody waits for updates of the round
 
     # what the training thread does
@@ -151,6 +154,7 @@ class Engine:
         """The first job of its layer is done with."""
         self.jobs[job.layer].popleft()
         self.staged -= 1
+        self.freed = time.perf_counter()
 
     # what workers do
 
@@ -167,7 +171,12 @@ class Engine:
         """The job that goes next."""
         job = heapq.heappop(self.queues[resource])[-1]
         self.running[resource] = job
-        self.staged += resource == "up"
+        if resource == "up":
+            self.staged += 1
+            if self.slots is not None:
+                job.ready = max(job.ready, self.freed)
+        elif resource == "cpu" and self.policy.kind == "zero":
+            job.ready = max(job.ready, self.all_down)
         return job
 
     def run(self, resource: str, job: Job) -> tuple[float, float]:
@@ -181,7 +190,9 @@ class Engine:
         stage = STAGE_OF[resource]
         self.running.pop(resource, None)
         job.reached, job.ready = stage, end
-        self.downs += resource == "down"
+        if resource == "down":
+            self.downs += 1
+            self.all_down = end
         self.note(resource, stage, job, begun, end)
         if resource in _AFTER:
             self.push(_AFTER[resource], job)

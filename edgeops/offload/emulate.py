@@ -145,9 +145,10 @@ class EmulatedCompute:
         stages = ("apply", "forward") if apply else ("forward",)
         return self.compute.run(sum(float(getattr(self.profile, s)[layer]) for s in stages), ready=after)
 
-    def backward(self, layer: int) -> float:
-        """Backward and compression of the layer. Returns when through."""
-        return self.compute.run(sum(float(getattr(self.profile, s)[layer]) for s in ("backward", "compress")))
+    def backward(self, layer: int, after: float | None = None) -> float:
+        """Backward and compression of the layer, not before `after`. Returns when through."""
+        seconds = sum(float(getattr(self.profile, s)[layer]) for s in ("backward", "compress"))
+        return self.compute.run(seconds, ready=after)
 
     def update(self, task: Task, ready: float) -> float:
         """Run `task.update` on the emulated CPU."""

@@ -31,6 +31,7 @@ from edgeops.offload.trace import Event
 __all__ = ["OffloadError", "Pipeline", "Unapplied"]
 
 _AUTO_ROUNDS = 3  # steps that "auto" watches before it chooses
+_UNCERTAINTY = 0.05  # of what it measures meanwhile
 
 
 def _run_update(task: Task, ready: float) -> float:
@@ -307,7 +308,7 @@ class Pipeline:
         self._auto = False
         measured = engine.watch.profile()
         if measured is not None:
-            engine.policy = choose(measured)
+            engine.policy = choose(measured, uncertainty=_UNCERTAINTY)
 
     def _inline(self, job: Job) -> None:
         """All stages in this thread."""
@@ -355,10 +356,12 @@ class Pipeline:
         queue = engine.jobs[layer]
         while len(queue) > keep:
             job = queue[0]
-            ready = self._block(job)
-            self._apply(ready)
-            if ready is job:
+            first = self._block(job)
+            if first is job:
                 through = job.ready
+                if engine.policy.kind == "zero":
+                    through = max(other.ready for others in engine.jobs for other in others)
+            self._apply(first)
         return through
 
     def _block(self, job: Job) -> Job:

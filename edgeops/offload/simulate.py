@@ -19,6 +19,7 @@ from edgeops.offload.trace import Event, chrome_trace
 
 # Updates that are a step late carry work over into the next step: the steps settle only after some.
 _STALE_STEPS = 64
+_VARIATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,35 @@ def switches(profile: Profile) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.asarray(runtime().all_switches(profile.seconds))
 
 
-def choose(profile: Profile) -> Policy:
+def choose(profile: Profile, *, uncertainty: float = 0.0) -> Policy:
     """The best policy without staleness: FCFS, LCFS and every switch point between them are simulated.
 
-    Of equal ones, FCFS goes first, then LCFS, then the switch with the fewest layers. No policy of `Policy` without
-    staleness that sends anything is faster on this profile.
+    Of equal ones, FCFS goes first, then LCFS, then the switch with the fewest layers.
+
+    Args:
+        profile: seconds of every stage.
+        uncertainty: how far off the durations may be, as a share of each (standard deviation), 0 to 0.5. Above 0 the
+            choice is what is best on average over the profile and eight variations of it. At 0 no policy of `Policy`
+            without staleness that sends anything is faster on this profile.
+
+    Raises:
+        ValueError: an uncertainty outside of its range.
 
     >>> str(choose(Profile(forward=1.0, backward=2.0, down=0.5, update=0.5, up=0.5, layers=4)))
     'fcfs'
     >>> str(choose(Profile(forward=1.0, backward=1.0, down=1.0, update=4.0, up=1.0, layers=4)))
     'lcfs'
     """
+    if not 0 <= uncertainty <= 0.5:
+        raise ValueError(message("choose", "uncertainty must be 0 to 0.5", str(uncertainty), "Pass 0.05 for 5 %."))
     seconds = switches(profile)
+    if uncertainty and seconds.min() > 0:
+        rng = np.random.default_rng(0)
+        seconds = seconds / seconds.min()
+        for _ in range(_VARIATIONS):
+            factors = rng.normal(1.0, uncertainty, profile.seconds.shape).clip(0.1)
+            varied = np.asarray(runtime().all_switches(profile.seconds * factors))
+            seconds = seconds + varied / varied.min()
     close = float(seconds.min()) * (1 + 1e-12)
     if seconds[0] <= close:
         return Policy("fcfs")

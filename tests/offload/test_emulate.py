@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emulated resources on a clock of their own: deadlines, lateness carried over, work that is slower than it should be."""
+"""Emulated resources on a clock of their own: deadlines, lateness carried over, work that takes longer."""
 
 from __future__ import annotations
 

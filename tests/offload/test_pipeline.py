@@ -274,13 +274,17 @@ def test_an_interrupt_while_waiting_changes_nothing(monkeypatch: pytest.MonkeyPa
         pipeline.submit(task)
         cond = pipeline._engine.cond
 
+        waiting, here = cond.wait, threading.current_thread()
+
         def interrupted(timeout: float | None = None) -> bool:
-            monkeypatch.undo()
-            raise KeyboardInterrupt
+            if threading.current_thread() is here:
+                raise KeyboardInterrupt
+            return waiting(timeout)
 
         monkeypatch.setattr(cond, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pipeline.wait(0)
+        monkeypatch.undo()
         gate.set()
         assert pipeline.wait(0) is not None
     assert task.done == ["down", "update", "up", "apply"]
@@ -340,7 +344,10 @@ def test_a_worker_that_cannot_start_is_a_failure() -> None:
     [
         ({"layers": 0}, "layers must be an integer of 1 or more; got int 0"),
         ({"layers": 2.0}, "layers must be an integer of 1 or more; got float 2.0"),
-        ({"layers": 2, "policy": "random"}, "must be one of native, serial, zero, fcfs, lcfs, delayed, transition"),
+        (
+            {"layers": 2, "policy": "random"},
+            "kind must be one of native, serial, zero, fcfs, lcfs, transition, delayed",
+        ),
         ({"layers": 2, "policy": "native"}, "policy must send something"),
         ({"layers": 2, "slots": 0}, "slots must be 1 or more"),
         ({"layers": 2, "slots": 1, "policy": "delayed"}, "None with 'delayed'"),
