@@ -62,7 +62,7 @@ ops = CppExtension(
 )
 runtime = Pybind11Extension(
     "edgeops._runtime",
-    sources=sources("runtime", "runtime/batching"),
+    sources=sources("runtime", "runtime/batching", "runtime/offload"),
     extra_compile_args=FLAGS,
     extra_link_args=LINK,
     cxx_std=20,

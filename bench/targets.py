@@ -3,7 +3,8 @@
 
 The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. Those called
 B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
-at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10.
+at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10. Those called O are the
+items of the offload specification, section 14.
 """
 
 from __future__ import annotations
@@ -147,6 +148,12 @@ TARGETS = (
     Target("B13", "fused gather: batches over the rung before, TreeLSTM", "<=", 1, "x"),
     Target("B13", "fused gather: copied bytes over the rung before, TreeLSTM", "<=", 0.6, "x"),
     Target("B13", "sufficient: batches over the best rung, worst program", "<=", 1, "x"),
+    Target("O14", "largest difference, simulated to emulated", "<=", 0.05),
+    Target("O15", "d=512 over fair ZeRO, least where that is 1.9x slower", ">=", 2.0, "x"),
+    Target("O15", "share of native where all hides, least", ">=", 0.95),
+    Target("O15", "d=512 over fair ZeRO, emulated over simulated, off by", "<=", 0.05),
+    Target("O15", "7B, authors' conventions, d <= 1024 and native, off by", "<=", 0.1),
+    Target("O16", "choice over the best fixed policy, worst of 50", "<=", 1.02, "x"),
     Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
     Target("overhead", "slowest public op with grad", "<=", 20.0, "µs"),
     Target("import", "import edgeops on top of torch", "<=", 0.3, "s"),

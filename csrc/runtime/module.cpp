@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "batching/bind.h"
+#include "offload/bind.h"
 
 namespace py = pybind11;
 
@@ -15,4 +16,6 @@ PYBIND11_MODULE(_runtime, m) {
   edgeops::batching::bind_schedule(batching);
   edgeops::batching::bind_layout(batching);
   edgeops::batching::bind_record(batching);
+  py::module_ offload = m.def_submodule("offload", "Simulation of offloaded training.");
+  edgeops::offload::bind_simulate(offload);
 }
