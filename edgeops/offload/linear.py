@@ -76,7 +76,7 @@ class SubspaceLinear(nn.Linear):
     subspace: nn.Parameter
     pair: Pair
     learn: Callable[[Tensor], Pair] | None
-    before: Callable[[], None] | None
+    before: Callable[[], object] | None
 
     @staticmethod
     def adopt(linear: nn.Linear, pair: Pair) -> SubspaceLinear:
@@ -114,7 +114,14 @@ class SubspaceLinear(nn.Linear):
         result: Tensor = run.apply(input, weight, bias, self.subspace, by)
         return result
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.before is not None:
+            self.before()
+        return {**self.__dict__, "learn": None, "before": None}
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self.before is not None:
+            self.before()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.pop(prefix + SUBSPACE, None)
 

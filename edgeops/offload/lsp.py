@@ -11,16 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.offload.fit import fit
 from edgeops.offload.linear import SubspaceLinear
+from edgeops.offload.links import Link
 from edgeops.offload.moments import CHANGES, transfer
 from edgeops.offload.pair import Pair
-from edgeops.offload.targets import PROJECTORS, Select, Target, first_pair, pair_of_gradient, select_linears
+from edgeops.offload.pipeline import Pipeline
+from edgeops.offload.schedule import Policy
+from edgeops.offload.targets import (
+    PROJECTORS,
+    Select,
+    Target,
+    compute_dtype_of,
+    first_pair,
+    pair_of_gradient,
+    select_linears,
+)
+from edgeops.offload.update import Update
 
 WHO = "LSPAdamW"
-_adam = _native.kernel("_subspace_adam", "subspace_adam")
 
 
 class LSPAdamW(torch.optim.Optimizer):
@@ -51,7 +61,18 @@ class LSPAdamW(torch.optim.Optimizer):
         on_change: what becomes of the moments, see `transfer`.
         state_device: where the moments live and Adam runs.
         stochastic_rounding: round bfloat16 weights by chance; small updates would be lost otherwise.
+        wire_dtype: what travels between the weights' device and `state_device`: `torch.bfloat16` halves the bytes;
+            `None` is the compute dtype.
+        max_norm: clip each compressed gradient to this norm. `torch.nn.utils.clip_grad_norm_` clips all of them
+            together, where nothing is overlapped.
         seed: of draws and rounding.
+        policy: overlap updates with computation, by a policy of `Pipeline` ("fcfs", "lcfs", "transition:3", "auto");
+            `None` updates in `step`. Results are the same, bit for bit, for every policy but "delayed". Updates start
+            in the backward pass: gradients must not be changed between the two (use `max_norm` to clip, and bfloat16
+            rather than a scaler), and `finish()` before weights are read by other than the layers themselves.
+        accumulation_steps: backward passes a step; with a policy, the last one starts the updates.
+        link: what copies where updates are overlapped, such as `EmulatedLink` or `CudaLink`.
+        record: keep the pipeline's `events`.
 
     Raises:
         ValueError: no target, d beyond a side, r beyond d, hyperparameters out of range, or tied weights as targets.
@@ -94,12 +115,19 @@ class LSPAdamW(torch.optim.Optimizer):
         on_change: str = "project_normalised",
         state_device: torch.device | str = "cpu",
         stochastic_rounding: bool = True,
+        wire_dtype: torch.dtype | None = None,
+        max_norm: float | None = None,
         seed: int = 0,
+        policy: str | Policy | None = None,
+        accumulation_steps: int = 1,
+        link: Link | None = None,
+        record: bool = False,
     ) -> None:
         subspace = {
             "d": d, "r": r, "projector": projector, "check_every": check_every, "alpha": alpha,
             "alpha_relative": alpha_relative, "fit_steps": fit_steps, "fit_lr": fit_lr, "fit_beta": fit_beta,
             "warm_start": warm_start, "on_change": on_change, "stochastic_rounding": stochastic_rounding,
+            "wire_dtype": wire_dtype, "max_norm": max_norm,
         }  # fmt: skip
         self._model: nn.Module | None = None
         self._targets: dict[int, Target] = {}
@@ -107,6 +135,7 @@ class LSPAdamW(torch.optim.Optimizer):
         self._generator = torch.Generator().manual_seed(seed)
         self._seed, self._state_device = seed, torch.device(state_device)
         self._ordinary: torch.optim.AdamW | None = None
+        self._pipeline: Pipeline | None = None
         defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
         groups = self._groups_of_model(params, subspace, targets) if isinstance(params, nn.Module) else list(params)
         super().__init__(groups, {**defaults, **dict.fromkeys(subspace)})
@@ -116,6 +145,8 @@ class LSPAdamW(torch.optim.Optimizer):
             rule = "needs at least one weight to train through a subspace"
             advice = "Give a smaller d, other targets, or groups with a key 'd'; or use torch.optim.AdamW."
             raise ValueError(message(WHO, rule, f"{len(self.param_groups)} groups without any", advice))
+        if policy is not None:
+            self._overlap(policy, accumulation_steps, link, record)
 
     # ------------------------------------------------------------------ set-up
 
@@ -157,6 +188,7 @@ class LSPAdamW(torch.optim.Optimizer):
             target = Target(name, p, p, None, pair)
             self._targets[id(p)] = target
             self._hooks.append(p.register_post_accumulate_grad_hook(functools.partial(self._compress, target, group)))
+        self._places = {key: place for place, key in enumerate(self._targets)}
         self._arm(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -171,8 +203,11 @@ class LSPAdamW(torch.optim.Optimizer):
             if id(p) in inside:
                 rule = "a weight that is trained through its subspace cannot be added again"
                 raise ValueError(message(WHO, rule, describe(p), "Leave it to its group."))
+        if getattr(self, "_pipeline", None) is not None and param_group.get("d") is not None:
+            rule = "targets cannot be added while updates are overlapped"
+            raise ValueError(message(WHO, rule, "a group with 'd'", "Build the optimizer with all of them."))
         super().add_param_group(param_group)
-        if getattr(self, "_ordinary", None) is not None or len(self.state):
+        if getattr(self, "_places", None) is not None:
             self._prepare(self.param_groups[-1], self._subspace_defaults())
 
     def _subspace_defaults(self) -> dict[str, Any]:
@@ -181,6 +216,8 @@ class LSPAdamW(torch.optim.Optimizer):
 
     def release(self) -> None:
         """Turn the model's layers back into `nn.Linear`s with whole gradients, and drop every hook."""
+        if self._pipeline is not None:
+            self._pipeline.close()
         for target in self._targets.values():
             if target.module is not None:
                 target.module.release()
@@ -261,6 +298,7 @@ class LSPAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: gradients of a pending step are there.
         """
+        self.finish()
         if any(t.gradient() is not None for t in self._targets.values()):
             rule = "learn needs a moment without pending gradients"
             raise ValueError(message(WHO, rule, "gradients", "Call it after step() and zero_grad()."))
@@ -294,52 +332,82 @@ class LSPAdamW(torch.optim.Optimizer):
                 if p.grad is not None and p.grad.is_sparse:
                     raise TypeError(message(WHO, "needs dense gradients", "a sparse one", "Set sparse=False."))
         for group in self.param_groups:
-            if group["d"] is not None:
-                for p in group["params"]:
-                    self._update(self._targets[id(p)], group)
+            for p in group["params"] if group["d"] is not None else ():
+                target = self._targets[id(p)]
+                small = target.gradient()
+                if small is not None and self._pipeline is not None:  # fewer backward passes than announced
+                    self._submit(target, group)
+                elif small is not None:
+                    update = self._update_of(target, group, small, None)
+                    update.run()
+                    self._through(update, group)
+                    target.small = None
         self._step_ordinary()
         return loss
 
-    def _update(self, target: Target, group: dict[str, Any]) -> None:
-        small = target.gradient()
-        if small is None:
-            return
+    def _update_of(self, target: Target, group: dict[str, Any], small: Tensor, host: Tensor | None) -> Update:
+        place = self._places[id(target.leaf)]
+        rounded = group["stochastic_rounding"] and target.weight.dtype == torch.bfloat16
+        seed = self._seed * 1000003 + place if rounded else None
+        return Update(place, target, group, self.state[target.leaf], small, self._state_device, seed, host)
+
+    def _through(self, update: Update, group: dict[str, Any]) -> None:
+        """A target's step has ended: note whether the next backward pass is to look at its pair."""
+        target = update.target
         if target.module is not None and not target.due:
             target.module.learn = None
-        delta = self.direction(target, group, small)
-        if delta is not None:
-            self.apply(target, group, delta.to(target.weight.device))
-
-    def direction(self, target: Target, group: dict[str, Any], small: Tensor) -> Tensor | None:
-        """Adam's direction of a compressed gradient, on `state_device`; `None` where it is not finite."""
-        wide = compute_dtype_of(target.weight)
-        small = small.detach().to(self._state_device, wide, copy=True).contiguous()
-        if not bool(torch.isfinite(small).all()):
-            target.skipped += 1
-            return None
-        state = self.state[target.leaf]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(small), torch.zeros_like(small)
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        _adam(small, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), beta1, beta2, group["eps"])
-        return small
-
-    def apply(self, target: Target, group: dict[str, Any], delta: Tensor) -> None:
-        """Bring a direction into the weight, and note whether the next backward pass is to look at the pair."""
-        lr, t = float(group["lr"]), int(self.state[target.leaf]["step"])
-        rounded = group["stochastic_rounding"] and target.weight.dtype == torch.bfloat16
-        seed = None
-        if rounded:
-            place = list(self._targets).index(id(target.leaf))
-            seed = ((self._seed * 1000003 + place) * 4294967311 + t) & (2**63 - 1)
-        target.pair.apply_(target.weight, delta, -lr * target.pair.scale(), 1 - lr * group["weight_decay"], seed)
-        target.small = None if target.module is None else target.small
-        if group["projector"] not in ("identity", "random") and t % group["check_every"] == 0:
+        looks = group["projector"] not in ("identity", "random") and not update.skipped
+        if looks and int(update.state["step"]) % group["check_every"] == 0:
             target.due = True
             if target.module is not None:
                 target.module.learn = functools.partial(self._learn, target, group)
+
+    # ------------------------------------------------------------------ overlapped updates
+
+    def _overlap(self, policy: str | Policy, accumulation_steps: int, link: Link | None, record: bool) -> None:
+        if self._model is None:
+            rule = "policy needs a model, whose layers wait for their updates"
+            raise ValueError(message(WHO, rule, "parameters", "Pass the model itself, or leave policy out."))
+        if accumulation_steps < 1:
+            rule = "accumulation_steps must be at least 1"
+            raise ValueError(message(WHO, rule, str(accumulation_steps), "Count the backward passes of a step."))
+        self._accumulation = accumulation_steps
+        self._pipeline = Pipeline(len(self._targets), policy, link=link, record=record)
+        group = self.param_groups[0]
+        for place, target in enumerate(self._targets.values()):
+            assert target.module is not None
+            wire = group["wire_dtype"] or compute_dtype_of(target.weight)
+            target.host = self._pipeline.link.host_buffer(target.pair.shape, wire)
+            target.module.before = functools.partial(self._pipeline.wait, place)
+            hook = functools.partial(self._arrived, target, group)
+            self._hooks.append(target.leaf.register_post_accumulate_grad_hook(hook))
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What carries overlapped updates; `None` without a policy."""
+        return self._pipeline
+
+    def finish(self) -> None:
+        """Return when every update under way is in its weight."""
+        if self._pipeline is not None:
+            self._pipeline.finish()
+
+    def _arrived(self, target: Target, group: dict[str, Any], leaf: Tensor) -> None:
+        target.arrived += 1
+        if target.arrived >= self._accumulation:
+            self._submit(target, group)
+
+    @torch.no_grad()
+    def _submit(self, target: Target, group: dict[str, Any]) -> None:
+        """Hand a complete gradient to the pipeline."""
+        small, target.arrived = target.leaf.grad, 0
+        assert small is not None
+        assert self._pipeline is not None
+        target.leaf.grad = None
+        update = _Overlapped(self._update_of(target, group, small, target.host), self, group)
+        self._pipeline.submit(update)
+
+    # ------------------------------------------------------------------ the rest
 
     def _step_ordinary(self) -> None:
         groups = [g for g in self.param_groups if g["d"] is None]
@@ -366,6 +434,7 @@ class LSPAdamW(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As of every optimizer; under "subspace" the projectors, their fits and the generator: resuming is exact."""
+        self.finish()
         out = super().state_dict()
         out["subspace"] = {
             "generator": self._generator.get_state(),
@@ -395,6 +464,7 @@ class LSPAdamW(torch.optim.Optimizer):
             odd = next((f"{g} where {h} is" for g, h in zip(given, have) if g != h), f"{len(given)} of them")
             rule = "the saved state must be of the same weights, shapes and dtypes"
             raise ValueError(message(WHO, rule, odd, "Build the optimizer as it was when it was saved."))
+        self.finish()
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "subspace"})
         self._generator.set_state(saved["generator"].cpu())
         for target, kept in zip(self._targets.values(), saved["targets"]):
@@ -412,9 +482,22 @@ class LSPAdamW(torch.optim.Optimizer):
                 self._arm(group)
 
 
+class _Overlapped:
+    """An update in the pipeline; the optimizer is told when it has been applied."""
+
+    def __init__(self, update: Update, optimizer: LSPAdamW, group: dict[str, Any]) -> None:
+        self.layer, self.down_bytes, self.up_bytes = update.layer, update.down_bytes, update.up_bytes
+        self.down, self.update, self.up = update.down, update.update, update.up
+        self._update, self._optimizer, self._group = update, optimizer, group
+
+    def apply(self) -> None:
+        self._update.apply()
+        self._optimizer._through(self._update, self._group)
+
+
 SETTINGS = (
     "projector", "check_every", "alpha", "alpha_relative", "fit_steps", "fit_lr", "fit_beta", "warm_start", "on_change",
-    "stochastic_rounding",
+    "stochastic_rounding", "wire_dtype", "max_norm",
 )  # fmt: skip
 
 
@@ -426,17 +509,17 @@ def check_settings(group: dict[str, Any]) -> None:
         "alpha_relative": (group["alpha_relative"] > 0, "must be positive"),
         "fit_steps": (group["fit_steps"] >= 0, "must not be negative"),
         "fit_lr": (group["fit_lr"] > 0, "must be positive"),
+        "max_norm": (group["max_norm"] is None or group["max_norm"] > 0, "must be positive, or None"),
+        "wire_dtype": (
+            group["wire_dtype"] is None or group["wire_dtype"].is_floating_point,
+            "must be a floating point dtype, or None",
+        ),
         "on_change": (group["on_change"] in CHANGES, f"must be one of {', '.join(CHANGES)}"),
         "projector": (group["projector"] in PROJECTORS, f"must be one of {', '.join(PROJECTORS)}"),
     }
     for key, (good, rule) in rules.items():
         if not good:
             raise ValueError(message(WHO, f"{key} {rule}", repr(group[key]), "See its documentation."))
-
-
-def compute_dtype_of(x: Tensor) -> torch.dtype:
-    """float64 of float64, float32 of all others."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def average_over_devices(grad: Tensor) -> Tensor:

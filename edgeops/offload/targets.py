@@ -35,6 +35,8 @@ class Target:
         skipped: updates left out because the gradient was not finite.
         learned: how often the pair has changed.
         small: the compressed gradient, where only the weight is known.
+        arrived: micro-batches whose gradients are in the pending one.
+        host: the persistent buffer of overlapped updates.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Target:
     skipped: int = 0
     learned: int = 0
     small: Tensor | None = field(default=None, repr=False)
+    arrived: int = 0
+    host: Tensor | None = field(default=None, repr=False)
 
     def set_pair(self, pair: Pair) -> None:
         """Use another pair from now on."""
@@ -57,6 +61,11 @@ class Target:
     def gradient(self) -> Tensor | None:
         """The compressed gradient of the pending step."""
         return self.small if self.module is None else self.leaf.grad
+
+
+def compute_dtype_of(x: Tensor) -> torch.dtype:
+    """float64 of float64, float32 of all others."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def width_of(who: str, name: str, weight: Tensor, d: int | float, r: int) -> int:
@@ -89,7 +98,7 @@ def first_pair(
     if projector == "identity":
         return Pair(IdentityProjector(m), IdentityProjector(n))
     width = width_of(who, name, weight, d, r)
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype_of(weight)
     drawn = [SparseProjector.draw(size, width, r, generator=generator, dtype=dtype) for size in (m, n)]
     return Pair(drawn[0], drawn[1]).to(weight.device)
 
