@@ -56,7 +56,7 @@ def _subspace_project_kernel(
     tl.store(out + column.to(tl.int64) * stride_o + cols, result, mask=inside)
 
 
-@triton.jit(launch_metadata=traffic("subspace_expand", "y", "out"), do_not_specialize=["m", "d"])
+@triton.jit(launch_metadata=traffic("subspace_expand", "y", "out"), do_not_specialize=["d"])
 def _subspace_expand_kernel(
     y, index, value, out, stride_y, stride_oi, stride_oj, m, r, d, width,
     TURNED: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -201,10 +201,10 @@ def subspace_value_grad(x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -
     if out.numel() == 0:
         return out
     x, y = dense_rows(x), dense_rows(y)
-    deep = min(triton.next_power_of_2(r), 16)
+    deep = min(triton.next_power_of_2(r), 8)
     with on_device(x):
         _subspace_value_grad_kernel[(m * triton.cdiv(r, deep),)](
             x, y, index, out, x.stride(0), y.stride(0), r, y.shape[0], width,
-            BLOCK_K=deep, BLOCK_N=block_n(x.dtype, max(width, 1)), num_warps=4,
+            BLOCK_K=deep, BLOCK_N=2 * block_n(x.dtype, max(width, 1)), num_warps=4,
         )  # fmt: skip
     return out
