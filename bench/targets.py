@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be shown, as data: item, figure, bound. `bench.check` measures the figures and compares.
 
-The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. Those called
-B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
-at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10.
+The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. OG are those
+of the offload specification, section 14, that need a GPU. Those called B belong to the batching specification, section
+13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8 at raised bounds), B10 the gradients of item 8,
+B11 and B12 the lattices and the grid of item 7, B13 its item 10.
 """
 
 from __future__ import annotations
@@ -91,6 +92,20 @@ TARGETS = (
     Target("G4", "causal: worst list, time over flash without bias", "<=", 1.5, "x"),
     Target("G6", "SQuAD: longest first over in order", ">=", 1.01, "x"),
     Target("G6", "one long causal: longest first over in order", ">=", 1.01, "x"),
+    Target("OG18", "1.3B in 4 GiB: steps of LSPAdamW", ">=", 2),
+    Target("OG18", "1.3B in 4 GiB: steps of full AdamW", "<=", 0),
+    Target("OG18", "7B in 24 GiB: steps of LSPAdamW", ">=", 2),
+    Target("OG18", "7B in 24 GiB: steps of full AdamW", "<=", 0),
+    Target("OG19", "pinned copies down", ">=", 15.0, "GB/s"),
+    Target("OG19", "pinned copies up", ">=", 15.0, "GB/s"),
+    Target("OG19", "throttled copies, deviation from 12 GB/s", "<=", 0.05),
+    Target("OG20", "d = n/2: worst layer, time over the whole gradient's", "<=", 1.02, "x"),
+    Target("OG20", "d = n/4: worst layer, time over the whole gradient's", "<=", 0.95, "x"),
+    Target("OG21", "worst weight, share of a copy's bandwidth", ">=", 0.7),
+    Target("OG22", "step over native, d = 512", "<=", 1.1, "x"),
+    Target("OG22", "over ZeRO-Offload", ">=", 2.0, "x"),
+    Target("OG23", "longest gap of compute over the longest update of a layer", "<=", 1, "x"),
+    Target("OG23", "stages that never run beside compute", "<=", 0),
     Target("B1", "published figures that differ", "<=", 0),
     Target("B1", "graphs where sufficient needs more than published", "<=", 0),
     Target("B1", "graphs where lookahead needs more than sufficient", "<=", 0),
