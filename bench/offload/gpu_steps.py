@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def link(device: torch.device) -> Figures:
     figures: Figures = {}
     off = 0.0
     for name, (to, source) in pairs.items():
-        figures[f"pinned copies {name}"] = size / seconds_of(lambda: to.copy_(source, non_blocking=True)) / 1e9
-        off = max(off, abs(seconds_of(lambda: throttle.copy(to, source)) * RATE / size - 1))
+        figures[f"pinned copies {name}"] = size / seconds_of(partial(to.copy_, source, non_blocking=True)) / 1e9
+        off = max(off, abs(seconds_of(partial(throttle.copy, to, source)) * RATE / size - 1))
     return figures | {"throttled copies, deviation from 12 GB/s": off}
 
 
@@ -181,8 +182,8 @@ def gaps_of(events: Sequence[dict[str, Any]]) -> Figures:
     streams: dict[Any, list[dict[str, Any]]] = {}
     for e in kernels:
         streams.setdefault(e["args"]["stream"], []).append(e)
-    stream, busiest = max(streams.items(), key=lambda item: sum(e["dur"] for e in item[1]))
-    busiest = sorted(busiest, key=lambda e: e["ts"])
+    busiest = max(streams.values(), key=lambda found: sum(e["dur"] for e in found))
+    busiest.sort(key=lambda e: e["ts"])
     longest, through = 0.0, busiest[0]["ts"]
     for e in busiest:
         longest = max(longest, e["ts"] - through)

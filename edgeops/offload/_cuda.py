@@ -139,7 +139,7 @@ def subspace_apply_cuda(
     for side, rows, index, value in (("p", m, p_index, p_value), ("q", n, q_index, q_value)):
         _check_index(who, f"{side}_index", index, rows, weight.device)
         _check_value(who, f"{side}_value", value, index, wide)
-    sides = [x.contiguous() for x in (p_index, p_value, q_index, q_value)]
+    sides = (p_index.contiguous(), p_value.contiguous(), q_index.contiguous(), q_value.contiguous())
     if not _triton_serves(weight):
         twin.subspace_apply_reference(weight, delta, *sides, alpha, keep, stochastic, seed)
         return

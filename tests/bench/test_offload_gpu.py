@@ -25,7 +25,9 @@ def records(workload, cases, times):
 
 
 RECORDS = {
-    "OG20": records("offload_layer_gpu", [x[0] for x in gpu.LAYERS], {gpu.HALF: 1.0, gpu.QUARTER: 0.9, gpu.NATIVE: 1.0}),
+    "OG20": records(
+        "offload_layer_gpu", [x[0] for x in gpu.LAYERS], {gpu.HALF: 1.0, gpu.QUARTER: 0.9, gpu.NATIVE: 1.0}
+    ),
     "OG21": records("offload_apply_gpu", [x[0] for x in gpu.APPLIES], {gpu.OURS: 1.25, gpu.COPY: 1.0}),
 }
 

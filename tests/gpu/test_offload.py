@@ -25,7 +25,9 @@ def close(got, exact, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", ["plain", "turned", "spread"])
-@pytest.mark.parametrize(("m", "d", "r", "width"), [(1, 1, 1, 1), (1000, 33, 4, 77), (4096, 1024, 4, 2048), (7, 7, 7, 0)])
+@pytest.mark.parametrize(
+    ("m", "d", "r", "width"), [(1, 1, 1, 1), (1000, 33, 4, 77), (4096, 1024, 4, 2048), (7, 7, 7, 0)]
+)
 def test_products(m, d, r, width, form, dtype):
     p = projector(m, d, r)
 
@@ -141,7 +143,9 @@ def test_the_optimizer_trains(kind, state_device):
     state = optimizer.state[optimizer.targets[0].leaf]
     assert state["exp_avg"].device.type == state_device
     if kind in ("random", "identity"):  # nothing there depends on the rounding of a fit
-        torch.testing.assert_close(torch.tensor(losses), torch.tensor(trained("cpu", kind, "cpu")[0]), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(losses), torch.tensor(trained("cpu", kind, "cpu")[0]), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_bfloat16_weights_and_resuming():

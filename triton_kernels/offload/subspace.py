@@ -71,7 +71,7 @@ def _subspace_expand_kernel(
     cols = tl.program_id(0) // high * BLOCK_N + tl.arange(0, BLOCK_N)
     in_rows, in_cols = rows < m, cols < width
     acc = tl.zeros([BLOCK_I, BLOCK_N], tl.float32)
-    for k in range(0, r):
+    for k in range(r):
         entry = rows.to(tl.int64) * r + k
         column = tl.load(index + entry, mask=in_rows, other=0).to(tl.int32)
         good = in_rows & (column >= 0) & (column < d)
@@ -111,7 +111,7 @@ def block_n(dtype: torch.dtype, width: int) -> int:
 
 
 def dense_rows(x: torch.Tensor) -> torch.Tensor:
-    """`x` `[m, N]` with rows that lie side by side: itself, or a copy, by way of tiles where it is a transposed view."""
+    """`x` `[m, N]` with numbers of a row side by side: itself, or a copy, made by tiles of a transposed view."""
     height, width = x.shape
     if x.stride(1) == 1 or width <= 1:
         return x
@@ -125,9 +125,7 @@ def dense_rows(x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def subspace_project(
-    x: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, order: torch.Tensor
-) -> torch.Tensor:
+def subspace_project(x: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """`P^T x`.
 
     Args:

@@ -48,7 +48,7 @@ def _subspace_apply_kernel(
     for first in range(begin, tl.minimum(begin + CHUNK, width), BLOCK_J):
         cols = first + tl.arange(0, BLOCK_J)
         acc = tl.zeros([BLOCK_J, BLOCK_I], tl.float32)
-        for k in range(0, r):
+        for k in range(r):
             entry = cols.to(tl.int64) * r + k
             place = tl.load(index + entry, mask=cols < width, other=-1).to(tl.int32)
             good = (place >= 0) & (place < d)
@@ -125,7 +125,8 @@ def subspace_apply(
     with on_device(weight):
         _subspace_apply_kernel[(padded // BLOCK_I * triton.cdiv(width, CHUNK),)](
             weight, side, q_index, q_value, weight.stride(0), side.stride(0), m, width, q_index.shape[1], d,
-            float(alpha), float(keep), low, high, CHANCE=stochastic, BLOCK_I=BLOCK_I, BLOCK_J=BLOCK_J, CHUNK=CHUNK, num_warps=4,
+            float(alpha), float(keep), low, high,
+            CHANCE=stochastic, BLOCK_I=BLOCK_I, BLOCK_J=BLOCK_J, CHUNK=CHUNK, num_warps=4,
         )  # fmt: skip
 
 
