@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.offload.decoder import Block, decoder, layers
 from bench.offload.gpu_tasks import Lsp, Native, Throttle, Zero
+from edgeops import perf
 from edgeops.offload import LSPAdamW
 
 Figures = dict[str, float]
@@ -31,6 +33,7 @@ FITS = (("1.3B", 4, 1, 384), ("7B", 24, 4, 1024))
 RATE = 12e9  # bytes a second of the throttled link
 D, R = 512, 4
 LAYERS, STEPS = 8, 5
+CORES = os.cpu_count() or 1  # the CPU's part of a step has all of them
 
 
 @contextmanager
@@ -145,7 +148,7 @@ def step_times(device: torch.device, name: str = "7B", count: int = LAYERS, toke
     for what, make in makers.items():
         _empty()
         trainer, run = _run_of(make, device, name, count, tokens)
-        with trainer:
+        with perf.thread_count(CORES), trainer:
             for _ in range(3):
                 run()
             trainer.finish()
@@ -211,7 +214,7 @@ def timeline(device: torch.device, name: str = "7B", count: int = LAYERS, tokens
 
     width = D if name != "tiny" else 16
     trainer, run = _run_of(lambda blocks: Lsp(blocks, width, R, RATE, device), device, name, count, tokens)
-    with trainer, tempfile.TemporaryDirectory() as folder:
+    with perf.thread_count(CORES), trainer, tempfile.TemporaryDirectory() as folder:
         for _ in range(3):
             run()
         # the updates run in a thread of the pipeline, which a profiler leaves out unless told
