@@ -83,7 +83,7 @@ setup(
     packages=[
         *find_packages(include=["edgeops*"]),
         "edgeops.triton_kernels",
-        *(f"edgeops.triton_kernels.{folder}" for folder in ("batching", "ragged")),
+        *(f"edgeops.triton_kernels.{folder}" for folder in ("batching", "offload", "ragged")),
     ],
     package_dir={"edgeops": "edgeops", "edgeops.triton_kernels": "triton_kernels"},
     ext_modules=extensions,

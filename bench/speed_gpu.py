@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the items that need a GPU: G1 to G4 and G6 (spec section 14, "On one GPU")."""
+"""Figures of the items that need a GPU (section 14, "On one GPU"): G1 to G4 and G6 of the ragged specification, OG18
+to OG23 of the offload specification."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import torch
 
 from bench import registry
 from bench.inputs import LISTS, batch
+from bench.offload import gpu as offload_gpu
+from bench.offload import gpu_steps
 from bench.ragged import attention, attention_gpu, encoder_layer_gpu
 from bench.registry import Case, Unavailable
 from bench.table import Group
@@ -115,6 +118,11 @@ def order(groups: Sequence[Group]) -> Figures:
     return {f"{name}: longest first over in order": g.ratio(plain, first).median for name, g in zip(needed, found)}
 
 
+def _nothing(groups: Sequence[Group]) -> Figures:
+    """Of an item without workloads."""
+    return {}
+
+
 @dataclass(frozen=True)
 class GpuItem:
     """How an item is measured on a GPU: workloads of the suite "gpu", rounds, figures, and what is not timed."""
@@ -131,6 +139,12 @@ ITEMS = {
     "G3": GpuItem(("encoder_layer_gpu",), 7, layer, waits),
     "G4": GpuItem(("attention_gpu_bias", "attention_gpu_causal"), 9, against_flash),
     "G6": GpuItem(("attention_gpu_order",), 15, order),
+    "OG18": GpuItem((), 1, _nothing, gpu_steps.memory),
+    "OG19": GpuItem((), 1, _nothing, gpu_steps.link),
+    "OG20": GpuItem(("offload_layer_gpu",), 15, offload_gpu.layer_figures),
+    "OG21": GpuItem(("offload_apply_gpu",), 15, offload_gpu.apply_figures),
+    "OG22": GpuItem((), 1, _nothing, gpu_steps.step_times),
+    "OG23": GpuItem((), 1, _nothing, gpu_steps.timeline),
 }
 
 

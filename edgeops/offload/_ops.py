@@ -12,6 +12,7 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common import message
 from edgeops.offload import _reference as twin
+from edgeops.offload._cuda import register_cuda
 from edgeops.offload.subspace import subspace_expand, subspace_project
 
 PUBLIC: dict[str, Callable[..., Any]] = {"subspace_project": subspace_project, "subspace_expand": subspace_expand}
@@ -73,4 +74,5 @@ def register() -> torch.library.Library:
         torch.library.register_vmap(qualified, rule, lib=library)
     for name, function in PUBLIC.items():
         library.impl(name, function, "CompositeImplicitAutograd")
+    register_cuda(library)
     return library

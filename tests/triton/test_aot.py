@@ -18,6 +18,7 @@ import torch
 
 import edgeops.triton_kernels
 from edgeops.triton_kernels.batching import rows_linear
+from edgeops.triton_kernels.offload import subspace, update
 from edgeops.triton_kernels.ragged import (
     attention,
     attention_bias_bwd,
@@ -54,6 +55,14 @@ SHARED_LIMIT = {"sm80": 99 * 1024, "sm90": 113 * 1024, "gfx942": 64 * 1024}
 # all that one block may take on these very units: where the launcher asks the device first
 ALL_SHARED = {"sm80": 163 * 1024, "sm90": 227 * 1024, "gfx942": 64 * 1024}
 POINTERS = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16", "i16": "*i16", "i32": "*i32", "i64": "*i64"}
+REAL_NUMBERS = {
+    "scale", "eps", "alpha", "factor", "keep", "beta1", "rest1", "beta2", "rest2", "scale1", "scale2",
+}  # fmt: skip
+WIDE_STORES = {
+    "sm80": r"st\.global\.v4",
+    "sm90": r"st\.global\.v4",
+    "gfx942": r"global_store_dwordx4|buffer_store_dwordx4",
+}
 WIDE_LOADS = {
     "sm80": r"ld\.global\.v4",
     "sm90": r"ld\.global\.v4",
@@ -74,6 +83,7 @@ class Case:
     stack_limit: int = 0
     asks_first: bool = False
     targets: tuple[str, ...] = tuple(TARGETS)
+    divisible: tuple[str, ...] = ()
 
 
 TENSOR_CORES = {"sm80": r"mma\.sync.*f16", "sm90": r"wgmma\.mma_async.*f16", "gfx942": r"v_mfma_f32_\w*f16"}
@@ -336,8 +346,68 @@ def rows_linear_cases():
     return cases
 
 
+def subspace_cases():
+    """Sparse projectors: what is gathered must come 16 bytes at a time, and spill nothing."""
+    cases = {}
+    for name, kind, block in (("fp32", "fp32", 128), ("bf16", "bf16", 256)):
+        floats = dict.fromkeys(("x", "y", "out"), kind) | {"value": "fp32", "index": "i16"}
+        wide = WIDE_LOADS
+        cases |= {
+            f"subspace-transpose-{name}": Case(
+                subspace._transpose_kernel,
+                {"x": kind, "out": kind},
+                {"TILE": subspace.TILE},
+                wide,
+                options={"num_warps": 8 if kind == "fp32" else 4},
+                divisible=("height",),
+            ),
+            f"subspace-project-{name}": Case(
+                subspace._subspace_project_kernel,
+                {"x": kind, "out": kind, "value": "fp32", "starts": "i32", "order": "i32"},
+                {"BLOCK_E": subspace.BLOCK_E, "BLOCK_N": block},
+                wide,
+            ),
+            f"subspace-expand-{name}": Case(
+                subspace._subspace_expand_kernel,
+                {n: t for n, t in floats.items() if n != "x"},
+                {"TURNED": False, "BLOCK_I": subspace.BLOCK_I, "BLOCK_N": block},
+                wide,
+            ),
+            f"subspace-value-grad-{name}": Case(
+                subspace._subspace_value_grad_kernel,
+                {n: t for n, t in floats.items() if n != "value"} | {"out": "fp32"},
+                {"BLOCK_K": 4, "BLOCK_N": 2 * block},
+                wide,
+            ),
+        }
+    for name, kind, chance in (("fp32", "fp32", False), ("fp16", "fp16", False), ("bf16-by-chance", "bf16", True)):
+        cases[f"subspace-apply-{name}"] = Case(
+            update._subspace_apply_kernel,
+            {"weight": kind, "side": "fp32", "index": "i16", "value": "fp32"},
+            {"CHANCE": chance, "BLOCK_I": update.BLOCK_I, "BLOCK_J": update.BLOCK_J, "CHUNK": update.CHUNK},
+            WIDE_LOADS,
+        )
+    cases["subspace-expand-turned"] = Case(
+        subspace._subspace_expand_kernel,
+        {"y": "fp32", "out": "fp32", "value": "fp32", "index": "i32"},
+        {"TURNED": True, "BLOCK_I": 32, "BLOCK_N": 64},
+        WIDE_STORES,
+        divisible=("m",),
+    )
+    cases["subspace-adam"] = Case(
+        update._subspace_adam_kernel,
+        dict.fromkeys(("grad", "exp_avg", "exp_avg_sq"), "fp32"),
+        {"BLOCK": update.BLOCK_ADAM},
+        # as exact as the CPU: no approximate roots or quotients
+        {"sm80": r"sqrt\.rn\.f32", "sm90": r"sqrt\.rn\.f32"},
+        {"sm80": r"sqrt\.approx|div\.full", "sm90": r"sqrt\.approx|div\.full"},
+    )
+    return cases
+
+
 CASES = {
     **rows_linear_cases(),
+    **subspace_cases(),
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
     **attention_cases(torch.float32, "fp32", FULL_FLOAT, forbidden=NO_TENSOR_CORES),
@@ -391,11 +461,12 @@ def compiled(case, target):
         elif name in case.types:
             signature[name] = POINTERS[case.types[name]]
         else:
-            signature[name] = "fp32" if name in ("scale", "eps", "alpha", "factor") else "i32"
+            signature[name] = "fp32" if name in REAL_NUMBERS else "i32"
         aligned = (
             name in case.types
             or (name.startswith("stride_") and name not in ("stride_lt", "stride_lh", "stride_jt", "stride_jh"))
             or name == "width"
+            or name in case.divisible
         )
         if aligned and name not in case.constants:
             attributes[(i,)] = [["tt.divisibility", 16]]

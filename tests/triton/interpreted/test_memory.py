@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgeops.offload import _cuda as offload
 from edgeops.ragged._cuda import gemm
 from edgeops.triton_kernels.ragged.attention import ragged_attention_fwd
 from edgeops.triton_kernels.ragged.attention_bwd import ragged_attention_bwd
@@ -130,3 +131,20 @@ def test_groups(fenced, ends):
     gemm.grouped_mm_cuda(fenced(torch.randn(3, 5, 6)), columns, offs)
     gemm.grouped_mm_cuda(columns, rows, offs)
     gemm.grouped_mm_cuda(fenced(torch.randn(3, 5, 6)), w, None)
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["right integers", "wrong integers"])
+@pytest.mark.parametrize(("m", "d", "r", "width"), [(1, 1, 1, 1), (5, 3, 2, 7), (33, 9, 4, 70)])
+def test_projectors(fenced, m, d, r, width, wrong):
+    high = 2**15 if wrong else d
+    index = fenced(torch.randint(-high if wrong else 0, high, (m, r), dtype=torch.int16))
+    value, x, y = fenced(torch.randn(m, r)), fenced(torch.randn(m, width)), fenced(torch.randn(d, width))
+    starts = fenced(torch.arange(d + 1, dtype=torch.int32) * (99 if wrong else m * r // d))
+    order = fenced(torch.randperm(m * r).int() * (-7 if wrong else 1))
+    for each in (x, fenced(x.T).T):
+        offload.subspace_project_cuda(each, index, value, starts, order)
+        offload.subspace_value_grad_cuda(each, y, index)
+    offload.subspace_expand_cuda(y, index, value)
+    weight, delta = fenced(torch.randn(m, m).bfloat16()), fenced(torch.randn(d, d))
+    offload.subspace_apply_cuda(weight, delta, index, value, index, value, 1.0, 1.0, True, 3)
+    offload.subspace_adam_cuda(delta, fenced(torch.zeros(d, d)), fenced(torch.zeros(d, d)), 1, 0.9, 0.999, 1e-8)
