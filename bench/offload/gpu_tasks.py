@@ -6,7 +6,6 @@ All take a step as `trainer.step(run)`, `run` being forward and backward of all 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.registry import Unavailable
 from edgeops.offload import Pair, SparseProjector, SubspaceLinear
+from edgeops.offload.links import CudaLink, MemoryLink
+from edgeops.offload.pipeline import Pipeline
 
 CHUNK = 4 * 2**20  # bytes between two waits of a throttled copy
 
@@ -91,13 +91,8 @@ class Native:
 
 
 def _pipeline(count: int, policy: str, device: torch.device) -> tuple[Any, Any]:
-    try:
-        pipeline = importlib.import_module("edgeops.offload.pipeline")
-        links = importlib.import_module("edgeops.offload.links")
-    except ImportError as missing:
-        raise Unavailable(f"needs the pipeline: {missing}") from None
-    link = links.CudaLink(device) if device.type == "cuda" else links.MemoryLink()
-    return pipeline.Pipeline(count, policy, link=link), link
+    link = CudaLink(device) if device.type == "cuda" else MemoryLink()
+    return Pipeline(count, policy, link=link), link
 
 
 class _Offloaded:

@@ -59,19 +59,22 @@ def _scramble(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def random_bits(seed: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """32 bits for each element of a `[rows, columns]` matrix, as int64: of seed, row and column alone."""
-    i = torch.arange(rows, device=device, dtype=torch.int64)[:, None]
+def random_bits(seed: int, rows: int, columns: int, device: torch.device, first: int = 0) -> Tensor:
+    """32 bits for each element of rows `first` and on of a matrix, as int64: of seed, row and column alone."""
+    i = torch.arange(first, first + rows, device=device, dtype=torch.int64)[:, None]
     j = torch.arange(columns, device=device, dtype=torch.int64)[None, :]
     low, high = seed & _WORD, (seed >> 32) & _WORD
     counter = _scramble(_scramble((low + _GOLDEN * i) & _WORD) ^ high)
     return _scramble(counter ^ ((_LANE * j) & _WORD))
 
 
-def round_by_chance(x: Tensor, seed: int) -> Tensor:
-    """A float32 matrix in bfloat16, each element up or down such that the mean is right. What is not finite stays."""
+def round_by_chance(x: Tensor, seed: int, first: int = 0) -> Tensor:
+    """Rows `first` and on of a float32 matrix in bfloat16, each element up or down such that the mean is right.
+
+    What is not finite stays.
+    """
     bits = x.contiguous().view(torch.int32).to(torch.int64) & _WORD
-    noise = random_bits(seed, x.shape[0], x.shape[1], x.device) & 0xFFFF
+    noise = random_bits(seed, x.shape[0], x.shape[1], x.device, first) & 0xFFFF
     kept = ((bits + noise) >> 16) & 0xFFFF
     signed = torch.where(kept >= 0x8000, kept - 0x10000, kept).to(torch.int16)
     return torch.where(x.isfinite(), signed.view(torch.bfloat16), x.to(torch.bfloat16))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops.offload._reference import compute_dtype
 from edgeops.offload.pair import Pair
 
 SUBSPACE = "subspace"
@@ -85,8 +86,7 @@ class SubspaceLinear(nn.Linear):
         assert isinstance(linear, SubspaceLinear)
         linear.pair, linear.learn, linear.before = pair, None, None
         weight = linear.weight
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        linear.subspace = nn.Parameter(torch.zeros(pair.shape, dtype=dtype, device=weight.device))
+        linear.subspace = nn.Parameter(torch.zeros(pair.shape, dtype=compute_dtype(weight.dtype), device=weight.device))
         weight.requires_grad_(False)
         weight.grad = None
         return linear
@@ -113,6 +113,14 @@ class SubspaceLinear(nn.Linear):
         by: Any = self.pair if self.learn is None else self.learn
         result: Tensor = run.apply(input, weight, bias, self.subspace, by)
         return result
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What moves or casts the layer moves its projectors, too."""
+        super()._apply(fn, recurse)
+        self.pair = self.pair.to(self.weight.device, compute_dtype(self.weight.dtype))
+        if self.subspace.dtype != compute_dtype(self.weight.dtype):
+            self.subspace.data = self.subspace.data.to(compute_dtype(self.weight.dtype))
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         if self.before is not None:

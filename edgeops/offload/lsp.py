@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
+from edgeops.offload._reference import compute_dtype
 from edgeops.offload.fit import fit
 from edgeops.offload.linear import SubspaceLinear
 from edgeops.offload.links import Link
@@ -23,7 +24,6 @@ from edgeops.offload.targets import (
     PROJECTORS,
     Select,
     Target,
-    compute_dtype_of,
     first_pair,
     pair_of_gradient,
     select_linears,
@@ -164,7 +164,7 @@ class LSPAdamW(torch.optim.Optimizer):
         leaves = []
         for name, linear in chosen.items():
             module = SubspaceLinear.adopt(linear, pairs[name])
-            target = Target(f"{name}.weight", module.weight, module.subspace, module, pairs[name])
+            target = Target(f"{name}.weight", module.weight, module.subspace, module, 0)
             self._targets[id(module.subspace)] = target
             leaves.append(module.subspace)
         self._model = model
@@ -178,6 +178,7 @@ class LSPAdamW(torch.optim.Optimizer):
         for key, value in subspace.items():
             group[key] = value if group.get(key) is None else group[key]
         check_settings(group)
+        place = next(i for i, each in enumerate(self.param_groups) if each is group)
         for i, p in enumerate(group["params"]):
             if id(p) in self._targets:
                 continue
@@ -185,9 +186,9 @@ class LSPAdamW(torch.optim.Optimizer):
             if not p.requires_grad:
                 raise ValueError(message(WHO, f"{name} must require a gradient", "a frozen one", "Leave it out."))
             pair = first_pair(WHO, name, p, group["projector"], group["d"], group["r"], self._generator)
-            target = Target(name, p, p, None, pair)
+            target = Target(name, p, p, None, place, pair)
             self._targets[id(p)] = target
-            self._hooks.append(p.register_post_accumulate_grad_hook(functools.partial(self._compress, target, group)))
+            self._hooks.append(p.register_post_accumulate_grad_hook(functools.partial(self._compress, target)))
         self._places = {key: place for place, key in enumerate(self._targets)}
         self._arm(group)
 
@@ -233,15 +234,16 @@ class LSPAdamW(torch.optim.Optimizer):
             if group["projector"] in ("identity", "random"):
                 target.due = False
             elif target.due and target.module is not None:
-                target.module.learn = functools.partial(self._learn, target, group)
+                target.module.learn = functools.partial(self._learn, target)
 
     @torch.no_grad()
-    def _learn(self, target: Target, group: dict[str, Any], grad: Tensor) -> Pair:
+    def _learn(self, target: Target, grad: Tensor) -> Pair:
         """Look at a whole gradient, change the pair where it no longer fits; the pair to use."""
         if not target.due:
             return target.pair
+        group = self._group_of(target)
         target.due = False  # the layer goes on as it began until the step ends: a checkpoint recomputes what it saw
-        grad = average_over_devices(grad.to(compute_dtype_of(grad)))
+        grad = average_over_devices(grad.to(compute_dtype(grad.dtype)))
         if not bool(torch.isfinite(grad).all()):
             return target.pair
         old = target.pair
@@ -273,7 +275,7 @@ class LSPAdamW(torch.optim.Optimizer):
         return found.pair, found.bias
 
     @torch.no_grad()
-    def _compress(self, target: Target, group: dict[str, Any], p: Tensor) -> None:
+    def _compress(self, target: Target, p: Tensor) -> None:
         """A whole gradient has been formed: keep its compressed form, free it."""
         grad = p.grad
         if grad is None:
@@ -282,7 +284,8 @@ class LSPAdamW(torch.optim.Optimizer):
             raise TypeError(
                 message(WHO, f"{target.name} must have a dense gradient", "a sparse one", "Set sparse=False.")
             )
-        small = self._learn(target, group, grad).compress(grad)
+        target.set_pair(target.pair.to(grad.device))
+        small = self._learn(target, grad).compress(grad)
         target.small = small if target.small is None else target.small + small
         p.grad = None
 
@@ -336,31 +339,36 @@ class LSPAdamW(torch.optim.Optimizer):
                 target = self._targets[id(p)]
                 small = target.gradient()
                 if small is not None and self._pipeline is not None:  # fewer backward passes than announced
-                    self._submit(target, group)
+                    self._submit(target)
                 elif small is not None:
-                    update = self._update_of(target, group, small, None)
+                    update = self._update_of(target, small, None)
                     update.run()
-                    self._through(update, group)
+                    self._through(update)
                     target.small = None
         self._step_ordinary()
         return loss
 
-    def _update_of(self, target: Target, group: dict[str, Any], small: Tensor, host: Tensor | None) -> Update:
+    def _group_of(self, target: Target) -> dict[str, Any]:
+        """A target's settings as they are now: loading a state makes new groups."""
+        return self.param_groups[target.group]
+
+    def _update_of(self, target: Target, small: Tensor, host: Tensor | None) -> Update:
+        group = self._group_of(target)
         place = self._places[id(target.leaf)]
         rounded = group["stochastic_rounding"] and target.weight.dtype == torch.bfloat16
         seed = self._seed * 1000003 + place if rounded else None
         return Update(place, target, group, self.state[target.leaf], small, self._state_device, seed, host)
 
-    def _through(self, update: Update, group: dict[str, Any]) -> None:
+    def _through(self, update: Update) -> None:
         """A target's step has ended: note whether the next backward pass is to look at its pair."""
-        target = update.target
+        target, group = update.target, self._group_of(update.target)
         if target.module is not None and not target.due:
             target.module.learn = None
         looks = group["projector"] not in ("identity", "random") and not update.skipped
         if looks and int(update.state["step"]) % group["check_every"] == 0:
             target.due = True
             if target.module is not None:
-                target.module.learn = functools.partial(self._learn, target, group)
+                target.module.learn = functools.partial(self._learn, target)
 
     # ------------------------------------------------------------------ overlapped updates
 
@@ -376,10 +384,10 @@ class LSPAdamW(torch.optim.Optimizer):
         group = self.param_groups[0]
         for place, target in enumerate(self._targets.values()):
             assert target.module is not None
-            wire = group["wire_dtype"] or compute_dtype_of(target.weight)
+            wire = group["wire_dtype"] or compute_dtype(target.weight.dtype)
             target.host = self._pipeline.link.host_buffer(target.pair.shape, wire)
             target.module.before = functools.partial(self._pipeline.wait, place)
-            hook = functools.partial(self._arrived, target, group)
+            hook = functools.partial(self._arrived, target)
             self._hooks.append(target.leaf.register_post_accumulate_grad_hook(hook))
 
     @property
@@ -392,20 +400,19 @@ class LSPAdamW(torch.optim.Optimizer):
         if self._pipeline is not None:
             self._pipeline.finish()
 
-    def _arrived(self, target: Target, group: dict[str, Any], leaf: Tensor) -> None:
+    def _arrived(self, target: Target, leaf: Tensor) -> None:
         target.arrived += 1
         if target.arrived >= self._accumulation:
-            self._submit(target, group)
+            self._submit(target)
 
     @torch.no_grad()
-    def _submit(self, target: Target, group: dict[str, Any]) -> None:
+    def _submit(self, target: Target) -> None:
         """Hand a complete gradient to the pipeline."""
         small, target.arrived = target.leaf.grad, 0
         assert small is not None
         assert self._pipeline is not None
         target.leaf.grad = None
-        update = _Overlapped(self._update_of(target, group, small, target.host), self, group)
-        self._pipeline.submit(update)
+        self._pipeline.submit(_Overlapped(self._update_of(target, small, target.host), self))
 
     # ------------------------------------------------------------------ the rest
 
@@ -467,6 +474,11 @@ class LSPAdamW(torch.optim.Optimizer):
         self.finish()
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "subspace"})
         self._generator.set_state(saved["generator"].cpu())
+        packed = {
+            id(p): key
+            for group, given_group in zip(self.param_groups, state_dict["param_groups"])
+            for p, key in zip(group["params"], given_group["params"])
+        }
         for target, kept in zip(self._targets.values(), saved["targets"]):
             target.set_pair(Pair.of(kept["pair"]).to(target.weight.device))
             target.due, target.fit_bias = kept["due"], kept["fit_bias"]
@@ -474,9 +486,10 @@ class LSPAdamW(torch.optim.Optimizer):
             if target.module is not None:
                 target.module.learn = None
             state = self.state.get(target.leaf)
-            if state:
+            if state:  # as saved: torch has cast and moved them like the parameter
                 for key in ("exp_avg", "exp_avg_sq"):
-                    state[key] = state[key].to(self._state_device)
+                    moments = state_dict["state"][packed[id(target.leaf)]][key]
+                    state[key] = moments.to(self._state_device, compute_dtype(target.weight.dtype), copy=True)
         for group in self.param_groups:
             if group["d"] is not None:
                 self._arm(group)
@@ -485,14 +498,14 @@ class LSPAdamW(torch.optim.Optimizer):
 class _Overlapped:
     """An update in the pipeline; the optimizer is told when it has been applied."""
 
-    def __init__(self, update: Update, optimizer: LSPAdamW, group: dict[str, Any]) -> None:
+    def __init__(self, update: Update, optimizer: LSPAdamW) -> None:
         self.layer, self.down_bytes, self.up_bytes = update.layer, update.down_bytes, update.up_bytes
         self.down, self.update, self.up = update.down, update.update, update.up
-        self._update, self._optimizer, self._group = update, optimizer, group
+        self._update, self._optimizer = update, optimizer
 
     def apply(self) -> None:
         self._update.apply()
-        self._optimizer._through(self._update, self._group)
+        self._optimizer._through(self._update)
 
 
 SETTINGS = (

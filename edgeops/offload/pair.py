@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from edgeops import _native
 from edgeops.offload._reference import round_by_chance
 from edgeops.offload.projector import DenseProjector, IdentityProjector, Projector, SparseProjector, projector_of
 
+_ROWS = 256
 _apply = _native.kernel("_subspace_apply", "subspace_apply")
 
 
@@ -52,6 +54,7 @@ class Pair:
         whole = torch.linalg.vector_norm(grad)
         return torch.where(whole > 0, lost / whole, torch.zeros_like(lost))
 
+    @functools.cached_property
     def scale(self) -> float:
         """What makes `P S Q^T` as large, element by element, as a white S: `sqrt(m n) / (||P|| ||Q||)`."""
         norms = self.left.norm() * self.right.norm()
@@ -84,8 +87,10 @@ class Pair:
             )
             return
         update = delta if isinstance(self.left, IdentityProjector) and self.left == self.right else self.expand(delta)
-        wide = (weight.to(update.dtype) * keep).add_(update, alpha=alpha)
-        weight.copy_(wide if seed is None else round_by_chance(wide, seed))
+        for first in range(0, weight.shape[0], _ROWS):  # by parts: rounding takes several times the memory
+            rows = weight[first : first + _ROWS]
+            wide = (rows.to(update.dtype) * keep).add_(update[first : first + _ROWS], alpha=alpha)
+            rows.copy_(wide if seed is None else round_by_chance(wide, seed, first))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pair:
         """Both projectors on another device or of another compute dtype."""

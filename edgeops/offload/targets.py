@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
+from edgeops.offload._reference import compute_dtype
 from edgeops.offload.linear import SubspaceLinear
 from edgeops.offload.pair import Pair, rows_pair, svd_pair
 from edgeops.offload.projector import IdentityProjector, SparseProjector
@@ -29,7 +30,8 @@ class Target:
         weight: `[m, n]`.
         leaf: the parameter that stands for it in the optimizer's groups: the coordinates, or the weight itself.
         module: the layer, or `None` where only the weight is known.
-        pair: its projectors, on the weight's device.
+        group: place of its group among the optimizer's.
+        alone: the projectors where only the weight is known.
         due: whether the next backward pass checks the pair.
         fit_bias: relative bias of the pair on the gradient that it learned from; `inf` before.
         skipped: updates left out because the gradient was not finite.
@@ -43,7 +45,8 @@ class Target:
     weight: Tensor
     leaf: nn.Parameter
     module: SubspaceLinear | None
-    pair: Pair
+    group: int
+    alone: Pair | None = None
     due: bool = True
     fit_bias: float = float("inf")
     skipped: int = 0
@@ -52,20 +55,24 @@ class Target:
     arrived: int = 0
     host: Tensor | None = field(default=None, repr=False)
 
+    @property
+    def pair(self) -> Pair:
+        """Its projectors: the layer's own, which move with it."""
+        if self.module is not None:
+            return self.module.pair
+        assert self.alone is not None
+        return self.alone
+
     def set_pair(self, pair: Pair) -> None:
         """Use another pair from now on."""
-        self.pair = pair
         if self.module is not None:
             self.module.pair = pair
+        else:
+            self.alone = pair
 
     def gradient(self) -> Tensor | None:
         """The compressed gradient of the pending step."""
         return self.small if self.module is None else self.leaf.grad
-
-
-def compute_dtype_of(x: Tensor) -> torch.dtype:
-    """float64 of float64, float32 of all others."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def width_of(who: str, name: str, weight: Tensor, d: int | float, r: int) -> int:
@@ -98,7 +105,7 @@ def first_pair(
     if projector == "identity":
         return Pair(IdentityProjector(m), IdentityProjector(n))
     width = width_of(who, name, weight, d, r)
-    dtype = compute_dtype_of(weight)
+    dtype = compute_dtype(weight.dtype)
     drawn = [SparseProjector.draw(size, width, r, generator=generator, dtype=dtype) for size in (m, n)]
     return Pair(drawn[0], drawn[1]).to(weight.device)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from edgeops import _native
-from edgeops.offload.targets import Target, compute_dtype_of
+from edgeops.offload._reference import compute_dtype
+from edgeops.offload.targets import Target
 
 _adam = _native.kernel("_subspace_adam", "subspace_adam")
 
@@ -45,7 +46,7 @@ class Update:
         self._small, self._device, self._seed, self._host = small.detach(), device, seed, host
         self._lr, self._decay, self._eps = float(group["lr"]), float(group["weight_decay"]), group["eps"]
         self._betas, self._norm = group["betas"], group["max_norm"]
-        self._wire = group["wire_dtype"] or compute_dtype_of(target.weight)
+        self._wire = group["wire_dtype"] or compute_dtype(target.weight.dtype)
         self.down_bytes = self.up_bytes = self._small.numel() * self._wire.itemsize
         self._taken = host is not None
         self.skipped = False
@@ -60,7 +61,7 @@ class Update:
     def update(self) -> None:
         """Adam, in place; nothing where the gradient is not finite."""
         assert self._host is not None
-        grad = self._host.to(compute_dtype_of(self.target.weight))
+        grad = self._host.to(compute_dtype(self.target.weight.dtype))
         if not bool(torch.isfinite(grad).all()):
             self.skipped = True
             return
@@ -91,8 +92,8 @@ class Update:
             return
         t = int(self.state["step"])
         seed = None if self._seed is None else (self._seed * 4294967311 + t) & (2**63 - 1)
-        delta = self._small.to(compute_dtype_of(target.weight))
-        target.pair.apply_(target.weight, delta, -self._lr * target.pair.scale(), 1 - self._lr * self._decay, seed)
+        delta = self._small.to(compute_dtype(target.weight.dtype))
+        target.pair.apply_(target.weight, delta, -self._lr * target.pair.scale, 1 - self._lr * self._decay, seed)
 
     def run(self) -> None:
         """All four, here and now."""

@@ -109,7 +109,6 @@ def test_a_copy_of_another_shape():
 
 
 def test_steps_through_the_pipeline():
-    pytest.importorskip("edgeops.offload.pipeline")
     torch.manual_seed(0)
     seen = gpu_steps.step_times(CPU, "tiny", 2, 16)
     assert set(seen) == {target.figure for target in targets.of("OG22")}

@@ -140,6 +140,46 @@ def test_resuming_is_exact(projector: str, dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(parameters(model), parameters(other)))
 
 
+def test_resuming_of_half_precision_parameters_is_exact() -> None:
+    """torch casts a loaded state like its parameter; the moments must not be rounded."""
+
+    def build() -> tuple[nn.Parameter, LSPAdamW]:
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(12, 16).bfloat16())
+        return weight, LSPAdamW([{"params": [weight], "d": 4, "r": 2}], lr=1e-2)
+
+    def run(weight: nn.Parameter, optimizer: LSPAdamW, count: int) -> None:
+        for i in range(count):
+            (weight * torch.linspace(-1, i + 1, 16).bfloat16()).square().sum().backward()
+            optimizer.step()
+
+    weight, optimizer = build()
+    run(weight, optimizer, 3)
+    saved = copy.deepcopy((weight.data, optimizer.state_dict()))
+    run(weight, optimizer, 3)
+    other, resumed = build()
+    other.data.copy_(saved[0])
+    resumed.load_state_dict(saved[1])
+    run(other, resumed, 3)
+    assert torch.equal(weight, other)
+
+
+def test_projectors_move_and_cast_with_their_layer() -> None:
+    model = network()
+    optimizer = LSPAdamW(model, lr=1e-2, d=8, r=2)
+    model.double()
+    assert model[0].subspace.dtype == torch.float64
+    backward(model, *data(dtype=torch.float64))
+    optimizer.step()
+    model, half = network(), network()
+    optimizer, halved = LSPAdamW(model, d=8, r=2), LSPAdamW(half, d=8, r=2)
+    half.bfloat16()
+    assert half[0].subspace.dtype == torch.float32
+    backward(half, *data(dtype=torch.bfloat16))
+    halved.step()
+    assert halved.targets[0].pair is half[0].pair
+
+
 def test_schedulers_and_clipping_work_unmodified() -> None:
     """Item 7."""
     model = network()
