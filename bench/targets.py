@@ -3,8 +3,8 @@
 
 The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. Those called
 B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
-at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10. Those called O are the
-items of the offload specification, section 14.
+at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10. Those
+called O are the items of the offload specification, section 14.
 """
 
 from __future__ import annotations

@@ -27,12 +27,9 @@ def _show(found: Any) -> None:
 
     machine = found.machine
     console = out()
-    console.print(
-        f"{found.model}: {found.parameters:,} parameters in {found.layers} layers, {found.batch} x {found.tokens} tokens",
-        f"device of {short(machine.memory, 'B')}, link {short(machine.down, 'B/s')} down, {short(machine.up, 'B/s')} up",
-        sep="\n",
-        markup=False,
-    )
+    sizes = f"{found.parameters:,} parameters in {found.layers} layers, {found.batch} x {found.tokens} tokens"
+    link = f"link {short(machine.down, 'B/s')} down, {short(machine.up, 'B/s')} up"
+    console.print(f"{found.model}: {sizes}\ndevice of {short(machine.memory, 'B')}, {link}", markup=False)
     columns = ("way", "device", "host", "moved", "s/step", "tokens/s", "policy", "fits")
     rows = [
         (

@@ -338,7 +338,7 @@ def plan(
 
     >>> found = plan("hidden=2048,layers=24,vocab=50257,tied=1", "4GB", "12GB/s", compute="10TFLOPS")
     >>> [way.fits for way in found.ways[:3]], found.choice
-    ([False, True, True], 'LSP d=1024 r=4')
+    ([False, True, True], 'LSP d=512 r=4')
     """
     who = "plan"
     shape = model_shape(model)

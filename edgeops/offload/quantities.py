@@ -8,7 +8,7 @@ import re
 from edgeops._common import message
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_FORM = re.compile(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgt]i?)?\s*(b/s|b|flops|flop/s)?\s*", re.IGNORECASE)
+_FORM = re.compile(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgt]i?)?(b/s|b|flops|flop/s)?\s*", re.IGNORECASE)
 UNITS = {"B": ("b", ""), "B/s": ("b/s", "b", ""), "FLOPS": ("flops", "flop/s", "")}
 
 

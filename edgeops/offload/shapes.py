@@ -95,7 +95,7 @@ class ModelShape:
             ValueError: an unknown name, no integer, hidden or layers missing.
 
         >>> ModelShape.of_numbers("hidden=4096,layers=32,ff=11008,gated=1,vocab=32000").parameters
-        6738411520
+        6738415616
         """
         pairs = [part.partition("=") for part in text.split(",") if part.strip()]
         try:

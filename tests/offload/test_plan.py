@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
 from torch import nn
 
-from edgeops.offload import plan as planner
 from edgeops.offload import shapes
 from edgeops.offload.plan import Plan, plan
 from edgeops.offload.quantities import quantity, short
@@ -53,7 +55,7 @@ def test_seconds_are_those_of_the_simulator() -> None:
 
 def test_wider_subspaces_cost_more() -> None:
     ways = [way for way in made(d=[128, 256, 512, 1024]).ways if way.d]
-    for less, more in zip(ways, ways[1:], strict=False):
+    for less, more in itertools.pairwise(ways):
         assert less.device_bytes < more.device_bytes
         assert less.host_bytes < more.host_bytes
         assert less.step_seconds < more.step_seconds
@@ -86,7 +88,7 @@ def test_trained_tables_cost_in_every_way() -> None:
 def test_advice(memory: str, link: str, more: dict[str, object], choice: str, reason: str) -> None:
     found = made(memory, link, **more)
     assert found.choice == choice
-    assert pytest.importorskip("re").search(reason, found.reason), found.reason
+    assert re.search(reason, found.reason), found.reason
     assert f"=> {choice}: " in str(found)
     assert found.timeline()
 
@@ -99,7 +101,7 @@ def test_facts_are_json_and_labelled() -> None:
 
 
 def test_compute_is_measured_where_it_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "sgemm_roof", lambda: 40.0)
+    monkeypatch.setattr(importlib.import_module("edgeops.offload.plan"), "sgemm_roof", lambda: 40.0)
     found = made(compute=None)
     assert found.machine.compute == 40e9
     assert found.assumed[0] == "compute: 40 GFLOPS measured on this machine's CPU"
@@ -175,12 +177,12 @@ def test_sizes_that_make_no_sense(text: str) -> None:
 
 
 def test_what_is_no_model() -> None:
-    with pytest.raises(ValueError, match="needs a model whose layers lie in an nn.ModuleList"):
+    with pytest.raises(ValueError, match=r"needs a model whose layers lie in an nn\.ModuleList"):
         model_shape(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="needs a name, a path, sizes, a configuration or a module; got int 3"):
         model_shape(3)
     pytest.importorskip("transformers", reason="transformers is not installed (extra: hf)")
-    with pytest.raises(ValueError, match="must be sizes, a folder with a config.json, an installed package"):
+    with pytest.raises(ValueError, match=r"must be sizes, a folder with a config\.json, an installed"):
         model_shape("no-such-model-anywhere")
 
 
