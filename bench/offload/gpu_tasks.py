@@ -176,7 +176,7 @@ class _LspTask(_Task):
     def __init__(self, layer: int, modules: Sequence[SubspaceLinear], owner: _Offloaded) -> None:
         super().__init__(layer, [x.subspace for x in modules], owner)
         self.modules = modules
-        self.scales = [x.pair.scale() for x in modules]
+        self.scales = [x.pair.scale for x in modules]
         self.moments = [torch.zeros(2, *x.shape) for x in self.host]
 
     def work(self) -> None:

@@ -147,7 +147,8 @@ def random_profiles(count: int) -> list[Profile]:
     for _ in range(count):
         layers = int(rng.integers(4, 41))
         base = rng.lognormal(0, 0.7, 7)[:, None] * np.array([[1.0], [2.0], [0.1], [1.5], [1.5], [1.5], [0.1]])
-        found.append(Profile(*(base * rng.uniform(1, 1 + rng.choice([0.0, 1.0, 3.0]), (7, layers)) * MS)))
+        spread = rng.uniform(1, 1 + rng.choice([0.0, 1.0, 3.0]), (7, layers))
+        found.append(Profile.of_seconds(base * spread * MS))
     return found
 
 
@@ -160,7 +161,7 @@ def excess(profile: Profile, chosen: Policy) -> float:
 def choice_figures() -> dict[str, float]:
     """Item 16: on exact durations, and with choices made from durations measured with an error of 5 %."""
     rng, found = np.random.default_rng(5), random_profiles(50)
-    noisy = [Profile(*(p.seconds * rng.normal(1, 0.05, p.seconds.shape).clip(0.8, 1.2))) for p in found]
+    noisy = [Profile.of_seconds(p.seconds * rng.normal(1, 0.05, p.seconds.shape).clip(0.8, 1.2)) for p in found]
     return {
         "choice over the best fixed policy, worst of 50": max(excess(p, choose(p)) for p in found),
         "the same, chosen by durations 5 % off": max(

@@ -174,6 +174,12 @@ class Profile:
     def _arrays(self) -> dict[str, Seconds]:
         return {name: getattr(self, name) for name in (*STAGES, "device_update")}
 
+    @classmethod
+    def of_seconds(cls, seconds: Seconds) -> Profile:
+        """From `[7, layers]`, rows in the order of `STAGES`, as the attribute `seconds` has them."""
+        rows: dict[str, Any] = dict(zip(STAGES, seconds, strict=True))
+        return cls(**rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Lists of seconds by stage, JSON types."""
         return {name: value.tolist() for name, value in self._arrays().items()}

@@ -84,6 +84,19 @@ def test_the_ends_of_the_switch_are_fcfs_and_lcfs(profile: Profile) -> None:
     assert seconds[-1] == simulate(profile, "lcfs").step_seconds
 
 
+@given(profiles(7), st.sampled_from([0.02, 0.2]))
+def test_a_choice_by_uncertain_durations_is_one_of_the_switches(profile: Profile, uncertainty: float) -> None:
+    chosen = choose(profile, uncertainty=uncertainty)
+    assert chosen == choose(profile, uncertainty=uncertainty)
+    assert simulate(profile, chosen).step_seconds in switches(profile)
+
+
+@pytest.mark.parametrize("uncertainty", [-0.1, 0.6, float("nan")])
+def test_an_uncertainty_out_of_range(uncertainty: float) -> None:
+    with pytest.raises(ValueError, match=r"uncertainty must be 0 to 0\.5"):
+        choose(CASES["7B"][0], uncertainty=uncertainty)
+
+
 @settings(max_examples=100)
 @given(profiles(7))
 def test_the_choice_is_the_best(profile: Profile) -> None:
@@ -183,6 +196,7 @@ def test_profile_round_trip_and_scale() -> None:
     again = Profile.from_dict(json.loads(json.dumps(profile.to_dict())))
     assert np.array_equal(again.seconds, profile.seconds)
     assert profile.scaled(2.0).total("update") == pytest.approx(2 * profile.total("update"))
+    assert np.array_equal(Profile.of_seconds(profile.seconds).seconds, profile.seconds)
     with pytest.raises(ValueError, match="read-only"):
         profile.seconds[0, 0] = 1.0
 
