@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning where the model fits and its training state does not: LSP-Offload (AAAI 2025) as an optimizer.
 
-Start with `LSPAdamW`. Its updates can travel while layers compute (`Pipeline`); `simulate` and `choose` tell under which
-policy that is fast, and `plan` what fits, before anything is bought.
+Start with `LSPAdamW`. Its updates can travel while layers compute (`Pipeline`); `simulate` and `choose` tell under
+which policy that is fast, and `plan` what fits, before anything is bought.
 """
 
 from edgeops import _native as _native
