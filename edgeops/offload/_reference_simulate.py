@@ -32,6 +32,12 @@ class Machine:
     waiting: dict[str, list[Work]] = field(default_factory=lambda: {name: [] for name in RESOURCES})
     held: list[Work] = field(default_factory=list)  # gradients whose layer's buffer is still in use
     ended: list[Work] = field(default_factory=list)
+    slots: int | None = None
+    arrived: list[int] = field(default_factory=list)  # layers with updates on the device, in the order of arrival
+
+    def full(self) -> bool:
+        """Whether no further update may come up."""
+        return self.slots is not None and len(self.arrived) + ("up" in self.running) >= self.slots
 
     def count(self, stage: str, step: int) -> int:
         """Layers whose stage of the step has ended."""
@@ -76,13 +82,19 @@ def place(policy: Policy, layers: int, work: Work) -> tuple[int, int, int]:
     return (work.step, 0, work.layer) if work.layer < first else (work.step, 1, 0)
 
 
-def simulate(profile: Profile, policy: Policy, steps: int) -> tuple[list[float], list[Work]]:
+def simulate(profile: Profile, policy: Policy, steps: int, slots: int | None = None) -> tuple[list[float], list[Work]]:
     """When the backward of each of `steps` steps starts, and of the one after; all that ended, in order."""
-    machine = Machine(profile.layers)
+    machine = Machine(profile.layers, slots=None if policy.kind == "serial" else slots)
     todo = program(policy, profile.layers, steps)
-    now, starts = 0.0, list[float]()
+    now, starts, drained = 0.0, list[float](), set[tuple[int, int]]()
     while True:
-        if "compute" not in machine.running and may_start(policy, machine, todo[0]):
+        if todo[0].stage == "apply" and (todo[0].layer, todo[0].step) in drained:
+            todo.popleft()
+        free = "compute" not in machine.running
+        if free and not may_start(policy, machine, todo[0]) and waits(todo[0]) and machine.full() and machine.arrived:
+            machine.running["compute"] = Work("apply", machine.arrived[0], todo[0].step)  # makes room
+            drained.add((machine.arrived[0], todo[0].step))
+        elif free and may_start(policy, machine, todo[0]):
             work = todo.popleft()
             if work.stage == "backward" and work.layer == profile.layers - 1:
                 starts.append(now)
@@ -93,7 +105,7 @@ def simulate(profile: Profile, policy: Policy, steps: int) -> tuple[list[float],
             queue = machine.waiting[name]
             if name not in machine.running and queue:
                 first = min(queue, key=lambda work: place(policy, profile.layers, work))
-                if may_start(policy, machine, first):
+                if may_start(policy, machine, first) and not (name == "up" and machine.full()):
                     queue.remove(first)
                     machine.running[name] = first
         for work in machine.running.values():
@@ -105,9 +117,18 @@ def simulate(profile: Profile, policy: Policy, steps: int) -> tuple[list[float],
                 finish(machine, machine.running.pop(name))
 
 
+def waits(work: Work) -> bool:
+    """Whether compute waits for an update before it."""
+    return work.stage in ("apply", "forward")
+
+
 def finish(machine: Machine, work: Work) -> None:
     """Note what has ended, and send it on."""
     machine.ended.append(work)
+    if work.stage == "apply":
+        machine.arrived.remove(work.layer)
+    if work.stage == "up":
+        machine.arrived.append(work.layer)
     following = NEXT.get(work.stage)
     if following is not None:
         sent = Work(following, work.layer, work.step)

@@ -308,7 +308,7 @@ class Pipeline:
         self._auto = False
         measured = engine.watch.profile()
         if measured is not None:
-            engine.policy = choose(measured, uncertainty=_UNCERTAINTY)
+            engine.policy = choose(measured, uncertainty=_UNCERTAINTY, slots=engine.slots)
 
     def _inline(self, job: Job) -> None:
         """All stages in this thread."""

@@ -17,7 +17,7 @@ from edgeops._common import message
 from edgeops.offload.quantities import quantity, short
 from edgeops.offload.schedule import Policy, Profile
 from edgeops.offload.shapes import ModelShape, model_shape
-from edgeops.offload.simulate import choose, simulate
+from edgeops.offload.simulate import choose, simulate, switches
 from edgeops.offload.trace import Event
 from edgeops.perf import sgemm_roof
 
@@ -27,6 +27,7 @@ _MASTER = 12  # on the host under ZeRO-Offload: fp32 weight and moments
 _ADAM_TRAFFIC = 22  # read and written by a fused AdamW on the device
 _CPU_TRAFFIC = 28  # by one on the CPU with fp32 weights
 _CLOSE = 1.05
+_SLOTS_COST = 1.02
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Way:
 
     Attributes:
         method: `"AdamW"` all on the device, `"ZeRO"`, `"ZeRO, layer-wise"` or `"LSP"`.
-        d, r: of LSP; 0 for the others.
+        d, r, slots: of LSP; 0 for the others.
         device: bytes on the device by what they hold; `device_bytes` is their sum.
         host_bytes: optimizer state and buffers on the host.
         down_bytes, up_bytes: over the link in a step.
@@ -62,6 +63,7 @@ class Way:
     method: str
     d: int
     r: int
+    slots: int
     device: dict[str, float]
     host_bytes: float
     down_bytes: float
@@ -119,7 +121,7 @@ class Plan:
         """What would run when, of the choice or, without one, of the last way."""
         otherwise = self.ways[-1 if self.choice == "none" else 0]
         way = next((way for way in self.ways if way.name == self.choice), otherwise)
-        return simulate(way.profile, way.policy, steps=steps, timeline=True).events
+        return simulate(way.profile, way.policy, steps=steps, timeline=True, slots=way.slots or None).events
 
     def __str__(self) -> str:
         rows = [
@@ -191,12 +193,12 @@ class _Load:
     def way(
         self, method: str, device: dict[str, float], host: float, profile: Profile, policy: Policy, **more: Any
     ) -> Way:
-        found = simulate(profile, policy)
+        found = simulate(profile, policy, slots=more.get("slots"))
         seconds = found.step_seconds + self.small_update()
         all_device = self.shared_bytes() | device
         fits = sum(all_device.values()) <= self.machine.memory
         fits = fits and (self.machine.host_memory is None or host <= self.machine.host_memory)
-        sizes = {"d": 0, "r": 0, "down_bytes": 0.0, "up_bytes": 0.0} | more
+        sizes = {"d": 0, "r": 0, "slots": 0, "down_bytes": 0.0, "up_bytes": 0.0} | more
         return Way(
             method=method, device=all_device, host_bytes=float(host), policy=str(policy), step_seconds=seconds,
             tokens_per_s=self.rows / seconds, fits=fits, profile=profile, **sizes,
@@ -227,7 +229,7 @@ class _Load:
         ways = (("ZeRO", Policy("zero")), ("ZeRO, layer-wise", choose(profile)))
         return [self.way(method, device, host, profile, policy, **moved) for method, policy in ways]
 
-    def lsp(self, d: int, r: int, wire: int, slots: int) -> Way:
+    def lsp(self, d: int, r: int, wire: int, slots: int | None) -> Way:
         machine, rows = self.machine, self.rows
 
         def side(m: int, n: int) -> int:
@@ -250,12 +252,20 @@ class _Load:
             compress=project + thin,
             apply=both + spread,
         )
+        held = slots or self.few_slots(profile)
         index = 2 if d <= 2**15 - 1 else 4
         projectors = float(sum(r * (m + n) * (index + 2) for layer in self.shape.layers for m, n in layer))
-        device = {"projectors": projectors, "staging": float((slots + 1) * wire * elements.max())}
-        moved = float(wire * elements.sum())
+        device = {"projectors": projectors, "staging": float((held + 1) * wire * elements.max())}
         host = float((_MOMENTS + wire) * elements.sum())
-        return self.way("LSP", device, host, profile, choose(profile), d=d, r=r, down_bytes=moved, up_bytes=moved)
+        moved = dict.fromkeys(("down_bytes", "up_bytes"), float(wire * elements.sum()))
+        return self.way("LSP", device, host, profile, choose(profile, slots=held), d=d, r=r, slots=held, **moved)
+
+    def few_slots(self, profile: Profile) -> int:
+        """The fewest of 2, 4, 8, ... slots that cost little time."""
+        layers = len(self.shape.layers)
+        free = float(switches(profile).min())
+        counts = (2**power for power in range(1, layers.bit_length()))
+        return next((n for n in counts if float(switches(profile, n).min()) <= _SLOTS_COST * free), layers)
 
 
 def _advise(ways: Sequence[Way], machine: Machine) -> tuple[str, str]:
@@ -307,7 +317,7 @@ def plan(
     d: Sequence[int] | None = None,
     r: Sequence[int] = (4,),
     wire: str = "bf16",
-    slots: int = 2,
+    slots: int | None = None,
     checkpointing: bool = True,
     train_tables: bool = False,
 ) -> Plan:
@@ -325,7 +335,8 @@ def plan(
         d, r: subspaces to try. By default d of 256, 512, 1024, 2048 and half the width, as far as these are below the
             width.
         wire: `"bf16"` or `"fp32"`, of gradients and updates on the link under LSP.
-        slots: updates that lie on the device at once.
+        slots: updates that lie on the device at once (see `Pipeline`); by default the fewest of 2, 4, 8, ... that cost
+            no more than 2 % of the speed.
         checkpointing: keep one activation a layer and compute the others again in the backward.
         train_tables: train embeddings and head too, with AdamW on the device; otherwise they are frozen, in every way.
 
@@ -338,7 +349,7 @@ def plan(
 
     >>> found = plan("hidden=2048,layers=24,vocab=50257,tied=1", "4GB", "12GB/s", compute="10TFLOPS")
     >>> [way.fits for way in found.ways[:3]], found.choice
-    ([False, True, True], 'LSP d=512 r=4')
+    ([False, True, True], 'LSP d=1024 r=4')
     """
     who = "plan"
     shape = model_shape(model)
@@ -364,7 +375,7 @@ def plan(
     counts = [
         ("batch", batch),
         ("tokens", tokens),
-        ("slots", slots),
+        ("slots", 1 if slots is None else slots),
         *(("d", w) for w in widths),
         *(("r", x) for x in r),
     ]

@@ -72,7 +72,12 @@ def _native(profile: Profile, steps: int, timeline: bool) -> Simulation:
 
 
 def simulate(
-    profile: Profile, policy: str | Policy = "fcfs", *, steps: int | None = None, timeline: bool = False
+    profile: Profile,
+    policy: str | Policy = "fcfs",
+    *,
+    steps: int | None = None,
+    timeline: bool = False,
+    slots: int | None = None,
 ) -> Simulation:
     """Simulate training with a policy.
 
@@ -86,13 +91,14 @@ def simulate(
         policy: a `Policy` or its name.
         steps: how many, at least 1. By default as many as the steady state takes: 1, or 64 for `"delayed"`.
         timeline: keep the events.
+        slots: updates that may lie on the device at once, as of `Pipeline`; `None`: one a layer.
 
     Returns:
         A `Simulation`. Without staleness every step after the first backward is the same, and `step_seconds` exact;
         for `"delayed"` it is the mean of the second half of the steps.
 
     Raises:
-        ValueError: an unknown policy, or `steps` below 1.
+        ValueError: an unknown policy, `steps` below 1, `slots` below 1 or with `"delayed"`.
         ImportError: the native runtime is not built.
 
     >>> profile = Profile(forward=5e-3, backward=10e-3, down=12e-3, update=14e-3, up=12e-3, layers=24)
@@ -102,6 +108,9 @@ def simulate(
     wanted = Policy.parse(policy)
     if steps is not None and steps < 1:
         raise ValueError(message("simulate", "steps must be at least 1", str(steps), "Leave it out."))
+    if slots is not None and (slots < 1 or wanted.stale):
+        rule = "slots must be 1 or more, and None with 'delayed'"
+        raise ValueError(message("simulate", rule, f"slots={slots} with {wanted}", "Leave slots out."))
     if wanted.kind == "native":
         return _native(profile, steps or 1, timeline)
     count = steps or (_STALE_STEPS if wanted.stale else 1)
@@ -111,6 +120,7 @@ def simulate(
         wanted.kind == "zero",
         wanted.stale,
         wanted.kind == "serial",
+        slots or 0,
         count,
         timeline,
     )
@@ -148,12 +158,12 @@ def bounds(profile: Profile) -> dict[str, float]:
     return found
 
 
-def switches(profile: Profile) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def switches(profile: Profile, slots: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Seconds of a step for every switch point, `[layers + 1]`: entry 0 is FCFS, the last one LCFS."""
-    return np.asarray(runtime().all_switches(profile.seconds))
+    return np.asarray(runtime().all_switches(profile.seconds, slots or 0))
 
 
-def choose(profile: Profile, *, uncertainty: float = 0.0) -> Policy:
+def choose(profile: Profile, *, uncertainty: float = 0.0, slots: int | None = None) -> Policy:
     """The best policy without staleness: FCFS, LCFS and every switch point between them are simulated.
 
     Of equal ones, FCFS goes first, then LCFS, then the switch with the fewest layers.
@@ -163,6 +173,7 @@ def choose(profile: Profile, *, uncertainty: float = 0.0) -> Policy:
         uncertainty: how far off the durations may be, as a share of each (standard deviation), 0 to 0.5. Above 0 the
             choice is what is best on average over the profile and eight variations of it. At 0 no policy of `Policy`
             without staleness that sends anything is faster on this profile.
+        slots: as of `simulate`.
 
     Raises:
         ValueError: an uncertainty outside of its range.
@@ -174,13 +185,13 @@ def choose(profile: Profile, *, uncertainty: float = 0.0) -> Policy:
     """
     if not 0 <= uncertainty <= 0.5:
         raise ValueError(message("choose", "uncertainty must be 0 to 0.5", str(uncertainty), "Pass 0.05 for 5 %."))
-    seconds = switches(profile)
+    seconds = switches(profile, slots)
     if uncertainty and seconds.min() > 0:
         rng = np.random.default_rng(0)
         seconds = seconds / seconds.min()
         for _ in range(_VARIATIONS):
             factors = rng.normal(1.0, uncertainty, profile.seconds.shape).clip(0.1)
-            varied = np.asarray(runtime().all_switches(profile.seconds * factors))
+            varied = np.asarray(runtime().all_switches(profile.seconds * factors, slots or 0))
             seconds = seconds + varied / varied.min()
     close = float(seconds.min()) * (1 + 1e-12)
     if seconds[0] <= close:

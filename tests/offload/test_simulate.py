@@ -36,10 +36,15 @@ def profiles(most: int = 5, whole: bool = False) -> st.SearchStrategy[Profile]:
 
 
 @settings(max_examples=120)
-@given(st.booleans().flatmap(lambda whole: profiles(whole=whole)), st.sampled_from((*SYNCHRONOUS, "delayed")))
-def test_twin(profile: Profile, name: str) -> None:
-    found = simulate(profile, name, steps=3, timeline=True)
-    starts, ended = twin.simulate(profile, Policy.parse(name), 3)
+@given(
+    st.booleans().flatmap(lambda whole: profiles(whole=whole)),
+    st.sampled_from((*SYNCHRONOUS, "delayed")),
+    st.sampled_from((None, 1, 2)),
+)
+def test_twin(profile: Profile, name: str, slots: int | None) -> None:
+    slots = None if name == "delayed" else slots
+    found = simulate(profile, name, steps=3, timeline=True, slots=slots)
+    starts, ended = twin.simulate(profile, Policy.parse(name), 3, slots)
     assert list(found.steps) == np.diff(starts).tolist()
     assert [e[1:] for e in found.events] == [
         (w.stage, w.layer, w.step, w.start, w.end) for w in ended if w.end > w.start
@@ -233,6 +238,27 @@ def test_policies_have_names() -> None:
         Policy("fcfs", 3)
     with pytest.raises(TypeError, match="needs a text or a Policy; got int 3"):
         Policy.parse(3)  # type: ignore[arg-type]
+
+
+@given(profiles(6), st.sampled_from(SYNCHRONOUS))
+def test_slots_bound_what_lies_on_the_device(profile: Profile, name: str) -> None:
+    free = simulate(profile, name)
+    assert simulate(profile, name, slots=profile.layers).step_seconds == free.step_seconds
+    serial = simulate(profile, "serial").step_seconds
+    few = simulate(profile, name, slots=1, steps=3, timeline=True)
+    assert few.step_seconds <= serial + 1e-9
+    if name != "serial":
+        own = simulate(Profile.of_seconds(profile.seconds + 0.1), name, slots=1, steps=3, timeline=True).events
+        begun = sorted(e.start for e in own if e.stage == "up")
+        applied = sorted(e.end for e in own if e.stage == "apply")
+        assert len(begun) == len(applied) == 3 * profile.layers
+        assert all(end <= start for end, start in zip(applied, begun[1:]))
+
+
+@pytest.mark.parametrize(("slots", "policy"), [(0, "fcfs"), (2, "delayed")])
+def test_slots_that_make_no_sense(slots: int, policy: str) -> None:
+    with pytest.raises(ValueError, match="slots must be 1 or more, and None with 'delayed'"):
+        simulate(CASES["7B"][0], policy, slots=slots)
 
 
 def test_steps_must_be_some() -> None:

@@ -44,10 +44,10 @@ py::array_t<T> array_of(const std::vector<T>& values) {
 }
 
 py::tuple run(
-    const Seconds& seconds, int32_t latest_first, bool after_backward, int32_t stale, bool serial, int32_t steps,
-    bool timeline) {
+    const Seconds& seconds, int32_t latest_first, bool after_backward, int32_t stale, bool serial, int32_t slots,
+    int32_t steps, bool timeline) {
   const Profile profile = profile_of(seconds);
-  if (steps < 1 || stale < 0 || stale > 1 || latest_first < 0) {
+  if (steps < 1 || stale < 0 || stale > 1 || latest_first < 0 || slots < 0) {
     throw std::invalid_argument(
         "simulate: steps >= 1, stale 0 or 1 and latest_first >= 0 are needed; got " + std::to_string(steps) + ", " +
         std::to_string(stale) + ", " + std::to_string(latest_first) + ". Use edgeops.offload.simulate.");
@@ -55,7 +55,7 @@ py::tuple run(
   Run done;
   {
     const py::gil_scoped_release release;
-    done = simulate(profile, {latest_first, after_backward, stale, serial}, steps, timeline);
+    done = simulate(profile, {latest_first, after_backward, stale, serial, slots}, steps, timeline);
   }
   py::list events;
   for (const Event& e : done.events) {
@@ -69,20 +69,20 @@ py::tuple run(
 void bind_simulate(py::module_& m) {
   m.def(
       "simulate", &run, py::arg("seconds"), py::arg("latest_first"), py::arg("after_backward"), py::arg("stale"),
-      py::arg("serial"), py::arg("steps"), py::arg("timeline"),
+      py::arg("serial"), py::arg("slots"), py::arg("steps"), py::arg("timeline"),
       "Starts of the backwards, and events (stage, layer, step, start, end).");
   m.def(
       "all_switches",
-      [](const Seconds& seconds) {
+      [](const Seconds& seconds, int32_t slots) {
         const Profile profile = profile_of(seconds);
         std::vector<double> found;
         {
           const py::gil_scoped_release release;
-          found = all_switches(profile);
+          found = all_switches(profile, slots);
         }
         return array_of(found);
       },
-      py::arg("seconds"), "Steady seconds of a step for every latest_first.");
+      py::arg("seconds"), py::arg("slots"), "Steady seconds of a step for every latest_first.");
 }
 
 }  // namespace edgeops::offload

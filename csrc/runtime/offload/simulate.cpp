@@ -41,7 +41,8 @@ class Simulator {
         steps_(steps),
         timeline_(timeline),
         sent_(layers_, 0),
-        through_(layers_, 0) {
+        through_(layers_, 0),
+        applied_(layers_, 0) {
     run_.backward.reserve(steps + 1);
   }
 
@@ -69,9 +70,10 @@ class Simulator {
     }
     for (const Resource r : {kDownLink, kCpu, kUpLink}) {
       Queue& queue = queues_[r];
-      if (!idle(r) || queue.empty() || (r == kCpu && gated(queue.top().step))) {
+      if (!idle(r) || queue.empty() || (r == kCpu && gated(queue.top().step)) || (r == kUpLink && full())) {
         continue;
       }
+      staged_ += r == kUpLink;
       const Item item = queue.top();
       queue.pop();
       begin(r, static_cast<Stage>(kDown + (r - kDownLink)), item.layer, item.step);
@@ -86,18 +88,25 @@ class Simulator {
     return policy_.after_backward && down_ < (step + int64_t{1}) * layers_;
   }
 
+  bool full() const {
+    return policy_.slots > 0 && !policy_.serial && staged_ >= policy_.slots;
+  }
+
   void begin(Resource r, Stage stage, int32_t layer, int32_t step) {
     work_[r] = {stage, layer, step, now_, now_ + profile_.seconds[stage][layer]};
   }
 
   // Compute goes through its stages in one order; before an apply or a forward it may have to wait.
   void start_compute() {
+    if (next_ == kApply && applied_[layer_] == step_) {
+      next_ = kForward;  // it was applied to make room
+    }
     const bool forward = next_ == kApply || next_ == kForward;
     const int32_t needed = step_ - policy_.stale;  // updates that must be through
-    if (forward && through_[layer_] < needed) {
-      return;
-    }
-    if (forward && policy_.after_backward && up_ < int64_t{needed} * layers_) {
+    if (forward && (through_[layer_] < needed || (policy_.after_backward && up_ < int64_t{needed} * layers_))) {
+      if (full() && !arrived_.empty()) {
+        begin(kCompute, kApply, arrived_.front(), step_);
+      }
       return;
     }
     // one thing at a time: compute goes on when the gradient that it sent has come back
@@ -122,7 +131,9 @@ class Simulator {
     }
     switch (work.stage) {
       case kApply:
-        next_ = kForward;
+        --staged_;
+        applied_[work.layer] = work.step;
+        arrived_.erase(std::find(arrived_.begin(), arrived_.end(), work.layer));
         break;
       case kForward:
         if (++layer_ == layers_) {
@@ -159,6 +170,7 @@ class Simulator {
       default:  // kUp
         ++up_;
         through_[work.layer] = work.step + 1;
+        arrived_.push_back(work.layer);
         if (sent_[work.layer] > work.step + 1) {
           push(kDownLink, work.layer, work.step + 1);
         }
@@ -181,7 +193,10 @@ class Simulator {
   const bool timeline_;
   std::array<Work, kResources> work_;
   std::array<Queue, kResources> queues_;  // that of compute stays empty
-  std::vector<int32_t> sent_, through_;   // by layer: updates compressed, updates up
+  // by layer: updates compressed, updates up, the step in which the last one was applied
+  std::vector<int32_t> sent_, through_, applied_;
+  std::vector<int32_t> arrived_;  // layers with updates that are up and not applied, in the order in which they came
+  int32_t staged_ = 0;            // those, and the one on its way up
   int64_t submitted_ = 0, down_ = 0, up_ = 0, arrivals_ = 0;
   Stage next_ = kForward;
   int32_t layer_ = 0, step_ = 0;
@@ -196,11 +211,11 @@ Run simulate(const Profile& profile, const Policy& policy, int32_t steps, bool t
   return Simulator(profile, policy, steps, timeline).run();
 }
 
-std::vector<double> all_switches(const Profile& profile) {
+std::vector<double> all_switches(const Profile& profile, int32_t slots) {
   std::vector<double> seconds;
   for (int32_t layer = 0; layer <= profile.layers(); ++layer) {
     // without staleness nothing is left over when a backward starts: every step after the first backward is the same
-    const Run run = simulate(profile, {.latest_first = layer}, 1, false);
+    const Run run = simulate(profile, {.latest_first = layer, .slots = slots}, 1, false);
     seconds.push_back(run.backward[1] - run.backward[0]);
   }
   return seconds;

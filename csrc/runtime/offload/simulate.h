@@ -31,6 +31,9 @@ struct Policy {
   bool after_backward = false;  // no update before all gradients of the step are down; no forward before all are up
   int32_t stale = 0;            // 1: a forward sees the updates of the step before the last one
   bool serial = false;          // one thing at a time
+  // Updates that lie on the device at once, 0 for any number. Where compute has to wait and all are taken, it applies
+  // the one that came first to make room.
+  int32_t slots = 0;
 };
 
 struct Event {
@@ -47,6 +50,6 @@ struct Run {
 Run simulate(const Profile& profile, const Policy& policy, int32_t steps, bool timeline);
 
 // Seconds of a step in the steady state for every `latest_first` from 0 to the number of layers.
-std::vector<double> all_switches(const Profile& profile);
+std::vector<double> all_switches(const Profile& profile, int32_t slots);
 
 }  // namespace edgeops::offload
