@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bench import registry
 from bench.inputs import LISTS, SHORT_LISTS
+from bench.offload import adam, linear
 from bench.ragged import (
     attention,
     attention_train,
@@ -148,6 +149,24 @@ def triangles(groups: Groups) -> Figures:
     return figures | {f"{op} over half the dense time, 2048": 2 / faster[f"{op} 2048"] for op in ("tradd", "trmul")}
 
 
+def adam_beside_torch(groups: Groups) -> Figures:
+    """O3."""
+    large = "16.8M"
+    if not _complete(groups, (large,), (adam.OURS, adam.FUSED, adam.FOREACH)):
+        return {}
+    return {
+        "Adam's direction over torch fused AdamW, 16.8M": groups[large].ratio(adam.FUSED, adam.OURS).median,
+        "Adam's direction over torch foreach AdamW, 16.8M": groups[large].ratio(adam.FOREACH, adam.OURS).median,
+    }
+
+
+def subspace_layer(groups: Groups) -> Figures:
+    """OL."""
+    if not _complete(groups, ("1024",), (linear.OURS, linear.DENSE)):
+        return {}
+    return {"forward and backward over nn.Linear, 1024": 1 / groups["1024"].ratio(linear.DENSE, linear.OURS).median}
+
+
 def two_threads(groups: Sequence[Group]) -> Figures:
     """C15, over all cases of the workload."""
     needed = registry.workload("ragged_attention_threads").cases("full")
@@ -187,4 +206,6 @@ ITEMS = {
     "C12": _per_case("ragged_attention_causal", 9, causal_attention),
     "C14": _per_case("ragged_layout", 5, layout_cost),
     "C15": _all_cases("ragged_attention_threads", 9, two_threads),
+    "O3": _per_case("subspace_adam", 9, adam_beside_torch),
+    "OL": _per_case("subspace_linear", 9, subspace_layer),
 }

@@ -4,7 +4,7 @@
 The items C and G are those of the ragged specification, section 14; C5, C6 and C9 stand at raised bounds. Those called
 B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
 at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10. Those
-called O are the items of the offload specification, section 14.
+called O are the items of the offload specification, section 14; OL is what a layer may cost.
 """
 
 from __future__ import annotations
@@ -163,6 +163,13 @@ TARGETS = (
     Target("B13", "fused gather: batches over the rung before, TreeLSTM", "<=", 1, "x"),
     Target("B13", "fused gather: copied bytes over the rung before, TreeLSTM", "<=", 0.6, "x"),
     Target("B13", "sufficient: batches over the best rung, worst program", "<=", 1, "x"),
+    Target("O3", "Adam's direction over torch fused AdamW, 16.8M", ">=", 0.9, "x"),
+    Target("O3", "Adam's direction over torch foreach AdamW, 16.8M", ">=", 5.0, "x"),
+    Target("OL", "forward and backward over nn.Linear, 1024", "<=", 0.85, "x"),
+    *(
+        Target("O9", f"{name}: 30 shrunken steps over 100 of the paper's, worst matrix", "<=", 1.0)
+        for name in ("MiniLM", "SmolLM2")
+    ),
     Target("O14", "largest difference, simulated to emulated", "<=", 0.05),
     Target("O15", "d=512 over fair ZeRO, least where that is 1.9x slower", ">=", 2.0, "x"),
     Target("O15", "share of native where all hides, least", ">=", 0.95),
