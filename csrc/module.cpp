@@ -8,18 +8,19 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "ragged_attention(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, SymInt max_q, SymInt max_k, *, "
       "float? scale=None, bool causal=False, SymInt[2] window=[-1, -1], Tensor? bias=None, float dropout_p=0.0, "
-      "int seed=0) -> Tensor");
+      "Tensor? seed=None) -> Tensor");
   m.def(
       "ragged_attention_lse(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, SymInt max_q, SymInt max_k, *, "
       "float? scale=None, bool causal=False, SymInt[2] window=[-1, -1], Tensor? bias=None, float dropout_p=0.0, "
-      "int seed=0) -> (Tensor, Tensor)");
+      "Tensor? seed=None) -> (Tensor, Tensor)");
   m.def(
       "_ragged_attention_fwd(Tensor q, Tensor k, Tensor v, Tensor cu_q, Tensor cu_k, Tensor? bias, float scale, "
-      "bool causal, int window_left, int window_right, float dropout_p=0.0, int seed=0) -> (Tensor out, Tensor lse)");
+      "bool causal, int window_left, int window_right, float dropout_p=0.0, Tensor? seed=None) "
+      "-> (Tensor out, Tensor lse)");
   m.def(
       "_ragged_attention_bwd(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
       "Tensor cu_q, Tensor cu_k, Tensor? bias, float scale, bool causal, int window_left, int window_right, "
-      "float dropout_p=0.0, int seed=0) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias)");
+      "float dropout_p=0.0, Tensor? seed=None) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dbias)");
 
   m.def("ragged_pack(Tensor padded, Tensor offsets, SymInt total) -> Tensor");
   m.def("ragged_unpack(Tensor values, Tensor offsets, SymInt length, float padding_value=0.0) -> Tensor");

@@ -68,7 +68,7 @@ std::vector<AttentionPiece> cut(const AttentionCall& c, int64_t sequences) {
 std::tuple<Tensor, Tensor> ragged_attention_fwd_cpu(
     const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
     std::optional<Tensor> bias, double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p,
-    int64_t seed) {
+    std::optional<Tensor> seed) {
   AttentionArguments a =
       read_attention(q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right, dropout_p, seed);
   AttentionCall& c = a.call;

@@ -22,10 +22,10 @@ EDGEOPS_INLINE typename Lanes<T>::V vpower(typename Lanes<T>::V x) {
   return vexp2(kNatural ? x * T(kLog2e) : x);
 }
 
-// Softmax over whole vectors [from, to) of the block's score rows: scores become exp2(s - maximum), and -inf becomes 0.
-// Scores are in units of log2(e), or natural with a bias, whose large values must not be scaled.
+// Softmax over whole vectors [from, ends[row]) of the block's score rows: scores become exp2(s - maximum), and -inf
+// becomes 0. Scores are in units of log2(e), or natural with a bias, whose large values must not be scaled.
 template <class T, bool kNatural>
-EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, RowState<T> state) {
+EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, const int64_t* ends, RowState<T> state) {
   typedef typename Lanes<T>::V V;
   constexpr int n = Lanes<T>::n;
   const T none = -__builtin_inf();
@@ -34,6 +34,7 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
   const int groups = static_cast<int>(round_up(rows, 8));
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = s + r * kScoreStride;
+    const int64_t to = ends[r];
     V m0 = vload<T>(row + from), m1 = m0;
     int64_t j = from + n;
     for (; j + 2 * n <= to; j += 2 * n) {
@@ -60,6 +61,7 @@ EDGEOPS_INLINE void softmax_block(int64_t rows, T* s, int64_t from, int64_t to, 
   for (int64_t r = 0; r < rows; ++r) {
     T* row = s + r * kScoreStride;
     const V base = vset<T>(folded[r]);
+    const int64_t to = ends[r];
     V s0 = {}, s1 = {};
     int64_t j = from;
     for (; j + 2 * n <= to; j += 2 * n) {
@@ -201,8 +203,10 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
           first = first < t0 ? 0 : first - t0;
           end = end - t0 > tile ? tile : end - t0;
           const Reach reach(c, i0, lq, lk, t0);
+          int64_t ends[kRowBlock];
           if (first < end) {
             const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
+            row_ends<T>(c, i0, rows, lq, lk, t0, from, to, ends);
             int64_t ldq;
             const S* q = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
             const T* q_rows = as_rows<St>(q, c.q_row, rows, c.dim, b.rows, ldq);
@@ -211,14 +215,15 @@ static void attention_run(const AttentionCall& c, const AttentionPiece& p, char*
               bias += p.seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j;
               add_bias<T, kScoreStride>(c, bias, rows, first, end, b.scores);
             }
-            block_mask<T, kScoreStride>(c, i0, rows, lq, lk, t0, from, end, to, b.scores);
-            natural ? softmax_block<T, true>(rows, b.scores, from, to, state)
-                    : softmax_block<T, false>(rows, b.scores, from, to, state);
+            block_mask<T, kScoreStride>(c, i0, rows, lq, lk, t0, from, end, ends, b.scores);
+            natural ? softmax_block<T, true>(rows, b.scores, from, ends, state)
+                    : softmax_block<T, false>(rows, b.scores, from, ends, state);
           }
           if (first < end && c.dropout.on) {
             for (int64_t r = 0; r < rows; ++r) {
               const uint32_t row = dropout_row(c.dropout.seed, p.seq, h, i0 + r);
-              dropout_weights<T>(c.dropout, row, t0, first, end, b.scores + r * kScoreStride);
+              const int64_t stop = ends[r] < end ? ends[r] : end;
+              dropout_weights<T>(c.dropout, row, t0, first, stop, b.scores + r * kScoreStride);
             }
           }
           if (last) {

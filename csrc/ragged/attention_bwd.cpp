@@ -59,7 +59,8 @@ std::vector<GradPiece> cut(const AttentionGradCall& g, bool join_sequences, bool
 std::tuple<Tensor, Tensor, Tensor, Tensor> ragged_attention_bwd_cpu(
     const Tensor& grad_out_in, std::optional<Tensor> grad_lse, const Tensor& q, const Tensor& k, const Tensor& v,
     const Tensor& out_in, const Tensor& lse_in, const Tensor& cu_q, const Tensor& cu_k, std::optional<Tensor> bias,
-    double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p, int64_t seed) {
+    double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p,
+    std::optional<Tensor> seed) {
   AttentionArguments a =
       read_attention(q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right, dropout_p, seed);
   AttentionGradCall g{};

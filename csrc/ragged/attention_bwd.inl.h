@@ -107,35 +107,79 @@ EDGEOPS_INLINE T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// s: scores to P; ds: dO V^T to dS, times `scale`. `base` and s are in units of log2(e), or natural with a bias. A
-// whole row (kWhole) is normalised again and gives its own delta = sum_j P_j dP_j, free of the rounding of out and lse;
-// then `delta` holds only what is subtracted from it. What was not computed, behind a mask, is not used.
-template <class T, bool kNatural, bool kWhole>
-EDGEOPS_INLINE void weights_row(T* s, T* ds, int64_t from, int64_t to, T base_value, T delta, T scale) {
+// The rows of a block on the way from scores to dS: s holds scores, then P; ds holds dO V^T, then dS times `scale`.
+// `base` and s are in units of log2(e), or natural with a bias. What was not computed, behind a mask, is not used.
+template <class T>
+struct WeightRows {
+  T *s, *ds;
+  int64_t rows, from;
+  const int64_t* ends;
+  const T *base, *delta;
+  T scale;
+};
+
+template <class T, bool kNatural>
+EDGEOPS_INLINE typename Lanes<T>::V weight_of(const T* s, typename Lanes<T>::V base) {
+  const typename Lanes<T>::V x = vload<T>(s) - base;
+  return vexp2(kNatural ? x * T(kLog2e) : x);
+}
+
+// A tile of several: lse normalises, and delta = dO . out is given.
+template <class T, bool kNatural>
+EDGEOPS_INLINE void tile_weights(const WeightRows<T>& w) {
   typedef typename Lanes<T>::V V;
-  constexpr int n = Lanes<T>::n;
-  const V base = vset<T>(base_value);
-  V sums = {}, products = {};
-  for (int64_t j = from; j < to; j += n) {
-    const V x = vload<T>(s + j) - base;
-    const V p = vexp2(kNatural ? x * T(kLog2e) : x);
-    vstore<T>(s + j, p);
-    if constexpr (kWhole) {
-      const V product = p * vload<T>(ds + j);
-      sums += p;
-      products += p == V{} ? V{} : product;
-    } else {
-      const V grad = p * scale * (vload<T>(ds + j) - delta);
+  for (int64_t r = 0; r < w.rows; ++r) {
+    T *s = w.s + r * kGradStride, *ds = w.ds + r * kGradStride;
+    const V base = vset<T>(w.base[r]), delta = vset<T>(w.delta[r]);
+    for (int64_t j = w.from; j < w.ends[r]; j += Lanes<T>::n) {
+      const V p = weight_of<T, kNatural>(s + j, base);
+      const V grad = p * w.scale * (vload<T>(ds + j) - delta);
+      vstore<T>(s + j, p);
       vstore<T>(ds + j, p == V{} ? V{} : grad);
     }
   }
-  if constexpr (kWhole) {
-    const T sum = lane_sum<T>(sums);
-    const T inverse = sum == 0 ? T(0) : 1 / sum;
-    const V whole_delta = vset<T>(lane_sum<T>(products) * inverse - delta);
-    for (int64_t j = from; j < to; j += n) {
-      const V p = vload<T>(s + j) * inverse;
-      const V grad = p * scale * (vload<T>(ds + j) - whole_delta);
+}
+
+// Whole rows are normalised again and give their own delta = sum_j P_j dP_j, free of the rounding of out and lse;
+// `delta` holds only what is subtracted from it. Sums of eight rows at a time are folded and inverted together.
+template <class T, bool kNatural>
+EDGEOPS_INLINE void whole_weights(const WeightRows<T>& w) {
+  typedef typename Lanes<T>::V V;
+  constexpr int n = Lanes<T>::n;
+  V sums[kGradSlots], products[kGradSlots];
+  alignas(64) T inverse[kGradSlots], delta[kGradSlots];
+  for (int64_t r = 0; r < w.rows; ++r) {
+    T *s = w.s + r * kGradStride, *ds = w.ds + r * kGradStride;
+    const V base = vset<T>(w.base[r]);
+    V sum = {}, product = {};
+    for (int64_t j = w.from; j < w.ends[r]; j += n) {
+      const V p = weight_of<T, kNatural>(s + j, base);
+      const V one = p * vload<T>(ds + j);
+      vstore<T>(s + j, p);
+      sum += p;
+      product += p == V{} ? V{} : one;
+    }
+    sums[r] = sum;
+    products[r] = product;
+  }
+  const int groups = static_cast<int>(round_up(w.rows, 8));
+  for (int64_t r = w.rows; r < groups; ++r) {
+    sums[r] = products[r] = V{};
+  }
+  fold_lanes<T, false>(sums, groups, inverse);
+  fold_lanes<T, false>(products, groups, delta);
+  for (int64_t r = 0; r < w.rows; r += n) {
+    const V sum = vload<T>(inverse + r);
+    const V whole = sum == V{} ? V{} : T(1) / sum;
+    vstore<T>(inverse + r, whole);
+    vstore<T>(delta + r, vload<T>(delta + r) * whole - vload<T>(w.delta + r));
+  }
+  for (int64_t r = 0; r < w.rows; ++r) {
+    T *s = w.s + r * kGradStride, *ds = w.ds + r * kGradStride;
+    const V factor = vset<T>(inverse[r]), less = vset<T>(delta[r]);
+    for (int64_t j = w.from; j < w.ends[r]; j += n) {
+      const V p = vload<T>(s + j) * factor;
+      const V grad = p * w.scale * (vload<T>(ds + j) - less);
       vstore<T>(s + j, p);
       vstore<T>(ds + j, p == V{} ? V{} : grad);
     }
@@ -280,6 +324,8 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
         } else {
           const int64_t from = first / w * w, to = round_up(end, Lanes<T>::n);
           const Reach reach(c, i0, lq, lk, t0);
+          int64_t ends[kGradRows];
+          row_ends<T>(c, i0, rows, lq, lk, t0, from, to, ends);
           int64_t ldq, ldg, ldo = 0;
           T* room = b.room + (same ? 0 : tile * wide);
           const S* q_at = static_cast<const S*>(c.q) + (q0 + i0) * c.q_row + h * c.q_head;
@@ -312,35 +358,31 @@ static void attention_grad_run(const AttentionGradCall& g, int64_t seq, int64_t 
             bias += seq * c.bias_b + h * c.bias_h + i0 * c.bias_i + t0 * c.bias_j;
             add_bias<T, kGradStride>(c, bias, rows, first, end, b.scores);
           }
-          block_mask<T, kGradStride>(c, i0, rows, lq, lk, t0, from, end, to, b.scores);
-          for (int64_t r = 0; r < rows; ++r) {
-            T* s = b.scores + r * kGradStride;
-            T* ds = b.grads + r * kGradStride;
-            const uint32_t counter = c.dropout.on ? dropout_row(c.dropout.seed, seq, h, i0 + r) : 0;
-            if (c.dropout.on) {
-              dropout_weights<T>(c.dropout, counter, t0, from, end, ds);
+          block_mask<T, kGradStride>(c, i0, rows, lq, lk, t0, from, end, ends, b.scores);
+          const auto drop = [&](T* of) {
+            for (int64_t r = 0; c.dropout.on && r < rows; ++r) {
+              const uint32_t counter = dropout_row(c.dropout.seed, seq, h, i0 + r);
+              dropout_weights<T>(c.dropout, counter, t0, from, ends[r] < end ? ends[r] : end, of + r * kGradStride);
             }
-            if (tiled) {
-              natural ? weights_row<T, true, false>(s, ds, from, to, base[r], delta[r], T(1))
-                      : weights_row<T, false, false>(s, ds, from, to, base[r], delta[r], scale);
-            } else {
-              natural ? weights_row<T, true, true>(s, ds, from, to, base[r], delta[r], T(1))
-                      : weights_row<T, false, true>(s, ds, from, to, base[r], delta[r], scale);
-            }
-            if (c.dropout.on) {
-              dropout_weights<T>(c.dropout, counter, t0, from, end, s);
-            }
+          };
+          drop(b.grads);
+          const WeightRows<T> weights{b.scores, b.grads, rows, from, ends, base, delta, natural ? T(1) : scale};
+          if (tiled) {
+            natural ? tile_weights<T, true>(weights) : tile_weights<T, false>(weights);
+          } else {
+            natural ? whole_weights<T, true>(weights) : whole_weights<T, false>(weights);
           }
+          drop(b.scores);
           if (g.dbias != nullptr) {
             T* target = static_cast<T*>(g.dbias) + seq * g.db_b + h * g.db_h + i0 * g.db_i + t0 * g.db_j;
             for (int64_t r = 0; r < rows; ++r) {
-              for (int64_t j = first; j < end; ++j) {
+              for (int64_t j = first; j < end && j < ends[r]; ++j) {
                 target[r * g.db_i + j * g.db_j] += b.grads[r * kGradStride + j];
               }
             }
           }
           for (int64_t r = 0; natural && r < rows; ++r) {
-            for (int64_t j = first; j < end; ++j) {
+            for (int64_t j = first; j < end && j < ends[r]; ++j) {
               b.grads[r * kGradStride + j] *= scale;
             }
           }

@@ -70,11 +70,22 @@ int64_t longest(const std::vector<int64_t>& starts) {
   return best;
 }
 
-DropoutCall read_dropout(double p, int64_t seed) {
+DropoutCall read_dropout(double p, const std::optional<Tensor>& seed) {
   EDGEOPS_CHECK(
       p >= 0 && p < 1, ValueError, kWho, "dropout_p must be at least 0 and below 1", std::to_string(p),
       "Use 0 for no dropout.");
-  return {p > 0, seed, static_cast<uint32_t>(p * 4294967296.0), 1 / (1 - p)};
+  if (p == 0) {
+    return {};
+  }
+  EDGEOPS_CHECK(
+      seed.has_value(), ValueError, kWho, "dropout needs a seed", "None", "Pass a 0-dim int64 tensor, drawn anew.");
+  require_tensor(*seed, kWho, "seed");
+  EDGEOPS_CHECK(
+      seed->scalar_type() == torch::headeronly::ScalarType::Long && seed->dim() == 0 && seed->is_cpu(), ValueError,
+      kWho, "seed must be a 0-dim int64 tensor on the device of q", dtype_of(*seed) + " " + shape_of(*seed),
+      "Draw it with torch.randint(..., size=(), dtype=torch.int64).");
+  return {
+      true, *static_cast<const int64_t*>(seed->const_data_ptr()), static_cast<uint32_t>(p * 4294967296.0), 1 / (1 - p)};
 }
 
 }  // namespace
@@ -86,7 +97,7 @@ Tensor dense_rows(const Tensor& x) {
 AttentionArguments read_attention(
     const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
     std::optional<Tensor> bias, double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p,
-    int64_t seed) {
+    const std::optional<Tensor>& seed) {
   check_shapes(q, k, v);
   auto starts_q = read_offsets(cu_q, q.size(0), kWho, "cu_q");
   auto starts_k = read_offsets(cu_k, k.size(0), kWho, "cu_k");

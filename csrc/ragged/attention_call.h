@@ -22,7 +22,8 @@ struct AttentionArguments {
 AttentionArguments read_attention(
     const torch::stable::Tensor& q, const torch::stable::Tensor& k, const torch::stable::Tensor& v,
     const torch::stable::Tensor& cu_q, const torch::stable::Tensor& cu_k, std::optional<torch::stable::Tensor> bias,
-    double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p, int64_t seed);
+    double scale, bool causal, int64_t window_left, int64_t window_right, double dropout_p,
+    const std::optional<torch::stable::Tensor>& seed);
 
 // x with its last dimension dense, copied only if it must be.
 torch::stable::Tensor dense_rows(const torch::stable::Tensor& x);

@@ -295,7 +295,7 @@ EDGEOPS_INLINE void block_scores(
       if (j + w <= first || j >= end) {
         continue;
       }
-      if (j + w <= to) {
+      if (end - j > Lanes<T>::n) {
         score_rows<T, LDS, 2>(m.height, q_rows, ldq, keys + j * dim, dim, scale, target);
       } else {
         score_rows<T, LDS, 1>(m.height, q_rows, ldq, keys + j * dim, dim, scale, target);
@@ -304,11 +304,30 @@ EDGEOPS_INLINE void block_scores(
   }
 }
 
-// Sets to -inf what the rows of the block may not see among columns [from, to); `end` bounds all rows.
+// Where the work on each row of a block ends, in whole vectors up to `to`: behind a causal edge rows stop early. A
+// register tile reads every row as far as its last row or key reaches, kMaxRows - 1 further than the row itself may
+// see.
+template <class T>
+EDGEOPS_INLINE void row_ends(
+    const AttentionCall& c, int64_t i0, int64_t rows, int64_t lq, int64_t lk, int64_t t0, int64_t from, int64_t to,
+    int64_t* ends) {
+  constexpr int64_t n = Lanes<T>::n;
+  for (int64_t r = 0; r < rows; ++r) {
+    ends[r] = to;
+    if (c.right >= 0) {
+      int64_t ignored, end;
+      allowed(c, i0 + r, lq, lk, ignored, end);
+      const int64_t last = round_up(end - t0 + kMaxRows - 1, n);
+      ends[r] = last < from + n ? from + n : (last < to ? last : to);
+    }
+  }
+}
+
+// Sets to -inf what the rows of the block may not see among columns [from, ends[row]); `end` bounds all rows.
 template <class T, int LDS>
 EDGEOPS_INLINE void block_mask(
     const AttentionCall& c, int64_t i0, int64_t rows, int64_t lq, int64_t lk, int64_t t0, int64_t from, int64_t end,
-    int64_t to, T* s) {
+    const int64_t* ends, T* s) {
   const T none = -__builtin_inf();
   const bool whole = c.left < 0 && c.right < 0;
   for (int64_t r = 0; r < rows; ++r, s += LDS) {
@@ -322,7 +341,7 @@ EDGEOPS_INLINE void block_mask(
         s[j] = none;
       }
     }
-    for (int64_t j = row_end; j < to; ++j) {
+    for (int64_t j = row_end; j < ends[r]; ++j) {
       s[j] = none;
     }
   }

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from edgeops._common import message
+
 
 def attention_scores_reference(
     q: Tensor, k: Tensor, bias: Tensor | None, scale: float, causal: bool, window: tuple[int, int]
@@ -72,21 +74,34 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def dropout_keep_reference(
-    seed: int, p: float, b: int, heads: int, lq: int, lk: int, device: torch.device | str | None = None
+    seed: int | Tensor,
+    p: float,
+    b: int,
+    heads: int,
+    lq: int,
+    lk: int,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Which weights of sequence b survive dropout with probability p: bool `[heads, lq, lk]`.
 
     Counter based: a pair's fate is a hash of (seed, sequence b, query head h, query i, key j) in uint32 arithmetic, so
     forward and backward agree without a stored mask, on every device, for any tiling, whatever the lengths of the other
-    sequences. seed is any int64; its two words both count. Kept where the hash is at least `floor(p * 2**32)`; with
-    p = 1 nothing is.
+    sequences. seed is any int64, a number or a 0-dim tensor; its two words both count. Kept where the hash is at least
+    `floor(p * 2**32)`; with p = 1 nothing is.
     """
-    low, high = seed & _WORD, (seed >> 32) & _WORD
+    number = torch.as_tensor(seed, dtype=torch.int64, device=device)
+    low, high = number & _WORD, (number >> 32) & _WORD
     head, row, key = (torch.arange(n, dtype=torch.int64, device=device) for n in (heads, lq, lk))
-    state = _mix(torch.full((), (low + 0x9E3779B9 * b) & _WORD, dtype=torch.int64, device=device))
+    state = _mix((low + (0x9E3779B9 * b & _WORD)) & _WORD)
     state = _mix(state ^ high ^ _times(head, 0x85EBCA6B))
     state = _mix((state[:, None] + _times(row, 0xC2B2AE35)) & _WORD)
     return _mix(state[:, :, None] ^ _times(key, 0x27D4EB2F)) >= math.floor(p * 2**32)
+
+
+def _keep_of(seed: int | Tensor | None, p: float, b: int, heads: int, lq: int, lk: int, device: torch.device) -> Tensor:
+    if seed is None:
+        raise ValueError(message("ragged_attention", "dropout needs a seed", "None", "Pass a 0-dim int64 tensor."))
+    return dropout_keep_reference(seed, p, b, heads, lq, lk, device)
 
 
 def dropout_factor(p: float) -> float:
@@ -106,7 +121,7 @@ def ragged_attention_fwd_reference(
     window_left: int = -1,
     window_right: int = -1,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of each sequence over its own keys: out `[Tq, Hq, Dv]`, lse `[Tq, Hq]`.
 
@@ -130,7 +145,7 @@ def ragged_attention_fwd_reference(
         )
         weights = _softmax(scores)
         if dropout_p > 0:
-            keep = dropout_keep_reference(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
+            keep = _keep_of(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
             weights = weights * keep * dropout_factor(dropout_p)
         out[rows] = torch.einsum("hij,jhd->ihd", weights, v[keys].to(dtype).repeat_interleave(group, dim=1))
         lse[rows] = torch.logsumexp(scores, dim=-1).T
@@ -153,7 +168,7 @@ def ragged_attention_bwd_reference(
     window_left: int = -1,
     window_right: int = -1,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `ragged_attention_fwd_reference`: (dq, dk, dv, dbias); dbias is empty without a bias.
 
@@ -183,7 +198,7 @@ def ragged_attention_bwd_reference(
             delta = delta - grad_lse[rows].T.to(dtype)
         dweights = torch.einsum("ihd,jhd->hij", go, vs.repeat_interleave(group, dim=1))
         if dropout_p > 0:
-            keep = dropout_keep_reference(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
+            keep = _keep_of(seed, dropout_p, b, q.shape[1], lq, lk, q.device)
             kept = keep.to(dtype) * dropout_factor(dropout_p)
             dweights, used = dweights * kept, weights * kept
         else:

@@ -19,19 +19,20 @@ _bwd = _native.kernel("_ragged_attention_bwd", "ragged_attention")
 
 
 def _save(ctx: Any, args: Sequence[Any], outputs: tuple[Tensor, Tensor]) -> None:
-    if args[5] is None:
-        ctx.save_for_backward(*args[:5], *outputs)
-    else:
-        ctx.save_for_backward(*args[:6], *outputs)
-    ctx.rest = args[6:]
+    bias, seed = args[5], args[11]
+    ctx.given = bias is not None, seed is not None
+    ctx.save_for_backward(*args[:5], *(x for x in (bias, seed) if x is not None), *outputs)
+    ctx.rest = args[6:11]
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, cu_q, cu_k, *bias, out, lse = ctx.saved_tensors
+    q, k, v, cu_q, cu_k, *given, out, lse = ctx.saved_tensors
+    biased, seeded = ctx.given
+    bias, seed = given[0] if biased else None, given[-1] if seeded else None
     if grad_out is None:
         grad_out = torch.zeros_like(out)
-    dq, dk, dv, dbias = _bwd(grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias[0] if bias else None, *ctx.rest)
-    return dq, dk, dv, None, None, dbias if bias else None, None, None, None, None, None, None
+    dq, dk, dv, dbias = _bwd(grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias, *ctx.rest, seed)
+    return dq, dk, dv, None, None, dbias if biased else None, None, None, None, None, None, None
 
 
 _attention = _native.differentiable("ragged_attention", _fwd, _save, _backward, inputs=(0, 1, 2, 5))
@@ -50,7 +51,7 @@ def _call(
     window: Sequence[int],
     bias: Tensor | None,
     dropout_p: float,
-    seed: int,
+    seed: Tensor | None,
     needs_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     if len(window) != 2:
@@ -73,9 +74,20 @@ def _call(
     return result
 
 
-def _draw_seed(generator: torch.Generator | None) -> int:
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=device, dtype=torch.int64))
+def _seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """What decides the mask, on the device of q: a tensor, so that compiled and captured graphs draw it in each run."""
+    who = "ragged_attention"
+    if seed is None:
+        source = device if generator is None else generator.device
+        drawn = torch.randint(2**63 - 1, (), generator=generator, device=source, dtype=torch.int64)
+        return drawn.to(device, non_blocking=True)
+    if generator is not None:
+        raise ValueError(message(who, "takes a seed or a generator", "both", "Leave one out."))
+    if isinstance(seed, Tensor):
+        return seed.to(device, non_blocking=True)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(message(who, "seed must fit int64", describe(seed), "Take it modulo 2**63."))
+    return torch.full((), seed, dtype=torch.int64, device=device)
 
 
 def ragged_attention(
@@ -92,6 +104,7 @@ def ragged_attention(
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
     dropout_p: float = 0,  # not 0.0, which the compiler would turn into an input first
+    seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     return_lse: bool = False,
 ) -> Any:
@@ -112,9 +125,11 @@ def ragged_attention(
         bias: added to the scaled scores, `[N or 1, Hq or 1, Mq or 1, Mk or 1]` with `Mq`, `Mk` at least the longest
             lengths; -inf forbids a pair.
         dropout_p: probability in [0, 1) with which an attention weight becomes 0; the others grow by `1 / (1 - p)`. No
-            mask is stored: it follows from one number drawn here, the sequence's place in the batch, head and pair.
-        generator: where that number is drawn from; torch's default CPU generator if absent, so `torch.manual_seed` and
-            gradient checkpointing work as for `torch.nn.Dropout`.
+            mask is stored: it follows from one number, the seed, and the sequence's place in the batch, head and pair.
+        seed: that number: an int in the range of int64 or a 0-dim int64 tensor; the same seed gives the same mask on
+            every device, compiled or not. Drawn in each call if absent, inside the graph where one is compiled.
+        generator: where it is drawn from; the default one of q's device if absent, so `torch.manual_seed`, gradient
+            checkpointing and CUDA graphs work as for `torch.nn.Dropout`. Not for compiled graphs, which take a seed.
         return_lse: also return the log-sum-exp of the scores.
 
     Returns:
@@ -123,15 +138,15 @@ def ragged_attention(
         of a sequence, gradients too, are bitwise the same in any batch, in any order, with any number of threads.
 
     Raises:
-        TypeError, ValueError: dtype, shape or offsets break a rule above.
+        TypeError, ValueError: dtype, shape, offsets or seed break a rule above.
 
     >>> q = torch.randn(5, 2, 8)
     >>> cu = torch.tensor([0, 2, 5])
     >>> ragged_attention(q, q, q, cu, cu, 3, 3).shape
     torch.Size([5, 2, 8])
     """
-    p, seed = (0.0, 0) if dropout_p == 0 else (dropout_p, _draw_seed(generator))
-    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, p, seed, return_lse)
+    p, number = (0.0, None) if dropout_p == 0 else (dropout_p, _seed_tensor(seed, generator, q.device))
+    out, lse = _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, p, number, return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -149,9 +164,9 @@ def ragged_attention_op(
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: Tensor | None = None,
 ) -> Tensor:
-    """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs and a given seed."""
+    """`torch.ops.edgeops.ragged_attention`: `ragged_attention` with a fixed number of outputs; dropout needs a seed."""
     return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, False)[0]
 
 
@@ -169,7 +184,7 @@ def ragged_attention_lse_op(
     window: Sequence[int] = (-1, -1),
     bias: Tensor | None = None,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`torch.ops.edgeops.ragged_attention_lse`: output and log-sum-exp."""
     return _call(q, k, v, cu_q, cu_k, max_q, max_k, scale, causal, window, bias, dropout_p, seed, True)

@@ -38,7 +38,8 @@ def wide(x):
 
 def check(q, k, v, lengths_q, lengths_k, *, bias=None, causal=False, window=(-1, -1), dropout=(0.0, 0)):
     cu_q, cu_k = offsets_of(lengths_q, torch.int32).cuda(), offsets_of(lengths_k, torch.int32).cuda()
-    arguments = (cu_q, cu_k, bias, 0.2, causal, *window, *dropout)
+    seed = torch.tensor(dropout[1], device="cuda")
+    arguments = (cu_q, cu_k, bias, 0.2, causal, *window, dropout[0], seed)
     out, lse = ragged_attention_fwd_cuda(q, k, v, *arguments)
     exact = twin.ragged_attention_fwd_reference(*map(wide, (q, k, v, *arguments)))
     grad_out, grad_lse = torch.randn_like(out), torch.randn_like(lse)
@@ -101,8 +102,8 @@ def test_dropout_mask_is_that_of_the_cpu():
     lengths, size = [37, 200], 200
     v = torch.cat([torch.eye(size)[:n] for n in lengths])[:, None, :].expand(-1, 3, -1).contiguous().cuda()
     q = torch.zeros(237, 3, 16, device="cuda")
-    cu = offsets_of(lengths, torch.int32).cuda()
-    out, _ = ragged_attention_fwd_cuda(q, q, v, cu, cu, None, 1.0, False, -1, -1, 0.3, 2**40 + 3)
+    cu, seed = offsets_of(lengths, torch.int32).cuda(), torch.tensor(2**40 + 3, device="cuda")
+    out, _ = ragged_attention_fwd_cuda(q, q, v, cu, cu, None, 1.0, False, -1, -1, 0.3, seed)
     for b, n in enumerate(lengths):
         shown = out[int(cu[b]) : int(cu[b + 1]), :, :n].transpose(0, 1) > 0
         assert torch.equal(shown.cpu(), twin.dropout_keep_reference(2**40 + 3, 0.3, b, 3, n, n))
@@ -114,7 +115,7 @@ def test_results_repeat_bit_for_bit(dtype):
     tensors = inputs(lengths, lengths, dtype, 4, 2)
     cu = offsets_of(lengths, torch.int32).cuda()
     bias = torch.randn(1, 4, 300, 300, device="cuda")
-    rest = (cu, cu, bias, 0.2, True, -1, -1, 0.1, 5)
+    rest = (cu, cu, bias, 0.2, True, -1, -1, 0.1, torch.tensor(5, device="cuda"))
     out, lse = ragged_attention_fwd_cuda(*tensors, *rest)
     runs = [ragged_attention_bwd_cuda(torch.ones_like(out), None, *tensors, out, lse, *rest) for _ in range(3)]
     for other in runs[1:]:
@@ -170,6 +171,46 @@ def test_graph_capture(dtype):
     graph.replay()
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+@DTYPES
+def test_captured_dropout_draws_anew_in_each_replay(dtype):
+    lengths = [50, 0, 300]
+    q, k, v = inputs(lengths, lengths, dtype)
+    cu = offsets_of(lengths, torch.int32).cuda()
+    given = torch.tensor(3, device="cuda")
+
+    def attend(**options):
+        return ragged_attention(q, k, v, cu, cu, 300, 300, dropout_p=0.3, **options)
+
+    want = attend(seed=3)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        drawn, fixed = attend(), attend(seed=given)
+    runs = []
+    for _ in range(2):
+        graph.replay()
+        runs.append(drawn.clone())
+        assert torch.equal(fixed, want)
+    assert not torch.equal(*runs)
+    given.fill_(4)
+    graph.replay()
+    assert torch.equal(fixed, attend(seed=4))
+
+
+@DTYPES
+def test_dropout_does_not_wait_for_the_gpu(dtype, no_sync):
+    lengths = [50, 0, 300]
+    tensors = [x.requires_grad_() for x in inputs(lengths, lengths, dtype)]
+    cu = offsets_of(lengths, torch.int32).cuda()
+
+    def step():
+        out = ragged_attention(*tensors, cu, cu, 300, 300, dropout_p=0.3)
+        return torch.autograd.grad(out, tensors, torch.ones_like(out))
+
+    step()  # compiles
+    with no_sync:
+        step()
 
 
 @DTYPES

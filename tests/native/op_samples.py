@@ -76,7 +76,9 @@ def _public_attention() -> list[Sample]:
     bias = normal(1, 2, 4, 4, seed=3)
     return [
         Sample((*attention_input([2, 0, 4]), 4, 4)),
-        Sample((*attention_input([2, 0, 4]), 4, 4), {"bias": bias, "scale": 0.3}),
+        Sample(
+            (*attention_input([2, 0, 4]), 4, 4), {"bias": bias, "scale": 0.3, "dropout_p": 0.3, "seed": torch.tensor(5)}
+        ),
         Sample((*attention_input([1, 3], 4, 2), 3, 3), {"causal": True, "window": [2, -1]}),
     ]
 
@@ -85,7 +87,7 @@ def _attention_fwd() -> list[Sample]:
     bias = normal(1, 2, 4, 4, seed=3)
     return [
         Sample((*attention_input([2, 0, 4]), None, 0.5, False, -1, -1)),
-        Sample((*attention_input([2, 0, 4]), bias, 0.5, False, -1, -1)),
+        Sample((*attention_input([2, 0, 4]), bias, 0.5, False, -1, -1, 0.3, torch.tensor(-(2**40)))),
         Sample((*attention_input([1, 3], 4, 2), None, 0.5, True, 2, -1)),
     ]
 

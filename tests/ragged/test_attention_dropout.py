@@ -36,7 +36,7 @@ def call(dtype: torch.dtype, form: str, causal: bool, window: tuple[int, int], p
     k, v = normal(int(cu_k[-1]), 2, 20, dtype=dtype, seed=1), normal(int(cu_k[-1]), 2, 33, dtype=dtype, seed=2)
     shape = BIAS[form]
     bias = None if shape is None else normal(*shape, dtype=dtype, seed=3)
-    return q, k, v, cu_q, cu_k, bias, 0.2, causal, *window, p, 2**40 + 12345
+    return q, k, v, cu_q, cu_k, bias, 0.2, causal, *window, p, torch.tensor(2**40 + 12345)
 
 
 def exact(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -82,6 +82,62 @@ def test_seed_and_generator() -> None:
     assert torch.equal(default, run())
 
 
+@pytest.mark.parametrize("seed", [0, -(2**63), 2**63 - 1, -1])
+def test_seed_as_a_number_and_as_a_tensor(seed: int) -> None:
+    q, cu = normal(40, 2, 8), offsets_of([30, 10])
+
+    def run(seed: int | Tensor) -> Tensor:
+        out: Tensor = ragged_attention(q, q, q, cu, cu, 30, 30, dropout_p=0.5, seed=seed)
+        return out
+
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    assert torch.equal(run(seed), run(torch.tensor(seed)))
+    assert torch.equal(state, torch.get_rng_state()), "a given seed draws nothing"
+    assert not torch.equal(run(seed), run(7))
+    want, _ = ragged_attention_fwd_reference(q, q, q, cu, cu, scale=8**-0.5, dropout_p=0.5, seed=seed)
+    torch.testing.assert_close(run(seed), want)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"seed": 2**63}, "seed must fit int64"),
+        ({"seed": torch.tensor([1])}, "seed must be a 0-dim int64 tensor on the device of q"),
+        ({"seed": torch.tensor(1.0)}, "seed must be a 0-dim int64 tensor on the device of q"),
+        ({"seed": torch.tensor(1, dtype=torch.int32)}, "seed must be a 0-dim int64 tensor on the device of q"),
+        ({"seed": 1, "generator": torch.Generator()}, "takes a seed or a generator; got both"),
+    ],
+)
+def test_seeds_that_are_none(options: dict[str, Any], rule: str) -> None:
+    q, cu = normal(4, 1, 8), offsets_of([4])
+    with pytest.raises(ValueError, match=f"ragged_attention: {rule}"):
+        ragged_attention(q, q, q, cu, cu, 4, 4, dropout_p=0.5, **options)
+
+
+def test_the_op_asks_for_a_seed() -> None:
+    q, cu = normal(4, 1, 8), offsets_of([4])
+    with pytest.raises(ValueError, match="ragged_attention: dropout needs a seed; got None"):
+        ops.ragged_attention(q, q, q, cu, cu, 4, 4, dropout_p=0.5)
+    with pytest.raises(ValueError, match="ragged_attention: dropout needs a seed; got None"):
+        ragged_attention_fwd_reference(q, q, q, cu, cu, dropout_p=0.5)
+    assert torch.equal(
+        ops.ragged_attention(q, q, q, cu, cu, 4, 4), ops.ragged_attention(q, q, q, cu, cu, 4, 4, seed=None)
+    )
+
+
+@pytest.mark.parametrize(("randomness", "differ"), [("different", True), ("same", False)])
+def test_vmap_draws_as_it_is_told(randomness: str, differ: bool) -> None:
+    x, cu = normal(12, 2, 4).expand(3, 12, 2, 4).contiguous(), offsets_of([5, 7])
+
+    def loss(x: Tensor) -> Tensor:
+        out: Tensor = ragged_attention(x, x, x, cu, cu, 7, 7, dropout_p=0.5)
+        return out.square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss), randomness=randomness)(x)
+    assert torch.equal(grads[0], grads[1]) != differ
+
+
 def test_no_dropout_draws_no_number() -> None:
     q, cu = normal(4, 1, 8), offsets_of([4])
     torch.manual_seed(3)
@@ -107,7 +163,7 @@ def test_gradcheck_with_a_fixed_seed() -> None:
     leaves = [normal(7, 2, 3, seed=i).requires_grad_() for i in range(3)]
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out: Tensor = ops.ragged_attention(q, k, v, cu, cu, 4, 4, dropout_p=0.4, seed=11)
+        out: Tensor = ops.ragged_attention(q, k, v, cu, cu, 4, 4, dropout_p=0.4, seed=torch.tensor(11))
         return out
 
     assert torch.autograd.gradcheck(run, leaves)

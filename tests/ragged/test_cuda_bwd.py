@@ -102,12 +102,23 @@ def test_arguments_are_checked(change, match):
 def test_dropout_is_a_probability(p):
     tensors, rest = _arguments()
     with pytest.raises(ValueError, match=r"dropout_p must be a probability in \[0, 1\]; got float"):
-        attention.ragged_attention_fwd_cuda(tensors["q"], tensors["k"], tensors["v"], *rest, p, 0)
+        attention.ragged_attention_fwd_cuda(tensors["q"], tensors["k"], tensors["v"], *rest, p, torch.tensor(0))
     with pytest.raises(ValueError, match="dropout_p must be"):
-        attention.ragged_attention_bwd_cuda(*tensors.values(), *rest, p, 0)
+        attention.ragged_attention_bwd_cuda(*tensors.values(), *rest, p, torch.tensor(0))
 
 
-@pytest.mark.parametrize("more", [(), (0.4, 7)], ids=["old arity", "new arity"])
+@pytest.mark.parametrize(
+    "seed", [None, torch.zeros(2, dtype=torch.int64), torch.tensor(1.0), torch.tensor(1, device="meta")]
+)
+def test_dropout_needs_a_seed_on_the_device(seed):
+    tensors, rest = _arguments()
+    with pytest.raises(ValueError, match=r"ragged_attention: seed must be a 0-dim int64 tensor on cpu; got"):
+        attention.ragged_attention_fwd_cuda(tensors["q"], tensors["k"], tensors["v"], *rest, 0.5, seed)
+    with pytest.raises(ValueError, match="seed must be"):
+        attention.ragged_attention_bwd_cuda(*tensors.values(), *rest, 0.5, seed)
+
+
+@pytest.mark.parametrize("more", [(), (0.4, torch.tensor(7))], ids=["old arity", "new arity"])
 def test_the_reference_path_computes(monkeypatch, more):
     monkeypatch.setattr(attention, "ATTENTION", attention.ATTENTION[1:])
     monkeypatch.setattr(attention, "ATTENTION_BWD", attention.ATTENTION_BWD[1:])

@@ -121,10 +121,11 @@ def attention_cases(dtype, name, expected, *, forbidden=None, head_size=64, head
             constants["stride_bn"] = 1
         else:
             constants["bias"] = None
-        if flags.get("tile_map"):
-            types["tile_map"] = "i32"
-        else:
-            constants["tile_map"] = None
+        for name_of, kind_of in (("tile_map", "i32"), ("seed", "i64")):
+            if flags.get("dropout" if name_of == "seed" else name_of):
+                types[name_of] = kind_of
+            else:
+                constants[name_of] = None
         cases[f"attention-{name}-{target}"] = Case(
             attention._ragged_attention_fwd_kernel,
             types,
@@ -145,7 +146,7 @@ def backward_cases(dtype, name, expected, *, forbidden=None, head_size=64, head_
     bias = flags.get("bias", False)
     types = dict.fromkeys(("q", "k", "v", "grad_out", "dq", "dk", "dv", "out"), kind)
     types |= dict.fromkeys(("lse", "grad_lse", "log_sum", "delta", "bias", "dbias"), "fp32")
-    types |= {"cu_q": "i32", "cu_k": "i32"}
+    types |= {"cu_q": "i32", "cu_k": "i32", "seed": "i64"}
     common = {
         "D": head_size,
         "DV": head_size_v,
@@ -154,6 +155,7 @@ def backward_cases(dtype, name, expected, *, forbidden=None, head_size=64, head_
         "DROPOUT": flags.get("dropout", False),
         "PRECISION": flags.get("precision", "ieee"),
     }
+    common |= {} if common["DROPOUT"] else {"seed": None}
     plain = common | {"HAS_BIAS": bias, "HAS_MAP": False, "tile_map": None}
     plain |= {"stride_bn": 1} if bias else {"bias": None}
     kernels = {

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from .attention_config import TileConfig, architecture, attention_config, chosen, tune
-from .dropout import dropout_arguments, dropout_factors, dropout_rows
+from .dropout import dropout_arguments, dropout_factors, dropout_rows, dropout_words
 from .launch import bias_arguments, on_device, tuning_wanted
 from .segments import LN2, LOG2E, WIDEST_WINDOW, locate, segment
 
@@ -106,14 +106,14 @@ def _attend(
     launch_metadata=_attention_metadata,
     # values that change from batch to batch must not make new kernels
     do_not_specialize=["num_sequences", "total_q", "total_k", "group", "bias_rows", "bias_cols", "window_left",
-                       "window_right", "length_bucket", "seed_low", "seed_high", "threshold"],
+                       "window_right", "length_bucket", "threshold"],
 )
 def _ragged_attention_fwd_kernel(
     q, k, v, bias, out, lse, cu_q, cu_k, tile_map,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_bb, stride_bh, stride_bm, stride_bn,
     stride_ot, stride_oh, stride_lt,
     num_sequences, total_q, total_k, group, bias_rows, bias_cols, scale, window_left, window_right, length_bucket,
-    seed_low, seed_high, threshold, factor,
+    seed, threshold, factor,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, HAS_MAP: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -173,6 +173,7 @@ def _ragged_attention_fwd_kernel(
     scale_log2 = tl.full([], scale * LOG2E, tl.float32)
     row_state = rows
     if DROPOUT:
+        seed_low, seed_high = dropout_words(seed)
         row_state = dropout_rows(seed_low, seed_high, sequence, head, rows)
     if HAS_LEFT:
         acc, row_max, row_sum = _attend(
@@ -212,7 +213,7 @@ def ragged_attention_fwd(
     window_left: int,
     window_right: int,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: torch.Tensor | None = None,
     *,
     tile_map: torch.Tensor | None = None,
     precision: str = "ieee",
@@ -231,7 +232,7 @@ def ragged_attention_fwd(
         causal: row i sees keys up to `i + Lk - Lq`.
         window_left, window_right: how many keys before and after that diagonal a row sees; -1 = all.
         dropout_p: probability in [0, 1] that a weight is dropped; the others are scaled by `1 / (1 - dropout_p)`.
-        seed: int64, chooses the weights that are dropped.
+        seed: 0-dim int64 tensor on the device of `q`, chooses the weights that are dropped; read with dropout only.
         tile_map: result of `attention_tile_map` for these offsets and this head size, or `None`.
         precision: how float32 products are formed: "ieee" (fused multiply-add) or "tf32x3" (three tensor-core products,
             about as exact for values of like size). Ignored for float16 and bfloat16.

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .attention_config import TileConfig
-from .dropout import dropout_factors, dropout_rows
+from .dropout import dropout_factors, dropout_rows, dropout_words
 from .launch import traffic
 from .segments import LOG2E, segment
 
@@ -27,7 +27,7 @@ __all__ = ["bias_gradient"]
 @triton.jit(
     launch_metadata=traffic("ragged_attention_bwd_bias", "q", "k", "v", "grad_out", "dbias"),
     do_not_specialize=["num_sequences", "total_q", "total_k", "group", "bias_rows", "bias_cols", "window_left",
-                       "window_right", "seed_low", "seed_high", "threshold", "num_heads", "sequences_each",
+                       "window_right", "threshold", "num_heads", "sequences_each",
                        "heads_each", "height", "width"],
 )
 def _ragged_attention_bwd_bias_kernel(
@@ -35,7 +35,7 @@ def _ragged_attention_bwd_bias_kernel(
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_gt, stride_gh,
     stride_bb, stride_bh, stride_bm, stride_bn,
     num_sequences, total_q, total_k, group, bias_rows, bias_cols, scale, window_left, window_right,
-    seed_low, seed_high, threshold, factor, num_heads, sequences_each, heads_each, height, width,
+    seed, threshold, factor, num_heads, sequences_each, heads_each, height, width,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, ALL_ROWS: tl.constexpr, ALL_COLS: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -54,6 +54,8 @@ def _ragged_attention_bwd_bias_kernel(
     dims_v = tl.arange(0, BLOCK_DV)
     scale_log2 = tl.full([], scale * LOG2E, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if DROPOUT:
+        seed_low, seed_high = dropout_words(seed)
     for sequence in range(first_sequence, first_sequence + sequences_each):
         q_start, len_q = segment(cu_q, sequence, num_sequences, total_q)
         k_start, len_k = segment(cu_k, sequence, num_sequences, total_k)

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from .attention_bias_bwd import bias_gradient
 from .attention_config import architecture, attention_bwd_config
-from .dropout import dropout_arguments, dropout_factors, dropout_rows
+from .dropout import dropout_arguments, dropout_factors, dropout_rows, dropout_words
 from .launch import bias_arguments, on_device, traffic
 from .segments import LOG2E, WIDEST_WINDOW, locate, segment
 
@@ -115,14 +115,14 @@ def _fold_rows(
 @triton.jit(
     launch_metadata=traffic("ragged_attention_bwd_keys", "q", "k", "v", "grad_out", "dk", "dv"),
     do_not_specialize=["num_sequences", "total_q", "total_k", "group", "bias_rows", "bias_cols", "window_left",
-                       "window_right", "seed_low", "seed_high", "threshold"],
+                       "window_right", "threshold"],
 )
 def _ragged_attention_bwd_keys_kernel(
     q, k, v, bias, grad_out, log_sum, delta, dk, dv, cu_q, cu_k, tile_map,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_gt, stride_gh,
     stride_bb, stride_bh, stride_bm, stride_bn,
     num_sequences, total_q, total_k, group, bias_rows, bias_cols, scale, window_left, window_right,
-    seed_low, seed_high, threshold, factor,
+    seed, threshold, factor,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, HAS_MAP: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -172,6 +172,10 @@ def _ragged_attention_bwd_keys_kernel(
     dk_acc = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_acc = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     scale_log2 = tl.full([], scale * LOG2E, tl.float32)
+    seed_low = 0
+    seed_high = 0
+    if DROPOUT:
+        seed_low, seed_high = dropout_words(seed)
     for member in range(group):
         head = kv_head * group + member
         q_head = q + q_start * stride_qt + head * stride_qh
@@ -254,14 +258,14 @@ def _fold_keys(
 @triton.jit(
     launch_metadata=traffic("ragged_attention_bwd_queries", "q", "k", "v", "grad_out", "dq"),
     do_not_specialize=["num_sequences", "total_q", "total_k", "group", "bias_rows", "bias_cols", "window_left",
-                       "window_right", "seed_low", "seed_high", "threshold"],
+                       "window_right", "threshold"],
 )
 def _ragged_attention_bwd_queries_kernel(
     q, k, v, bias, grad_out, log_sum, delta, dq, cu_q, cu_k, tile_map,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_gt, stride_gh,
     stride_bb, stride_bh, stride_bm, stride_bn,
     num_sequences, total_q, total_k, group, bias_rows, bias_cols, scale, window_left, window_right,
-    seed_low, seed_high, threshold, factor,
+    seed, threshold, factor,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, HAS_MAP: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -323,6 +327,7 @@ def _ragged_attention_bwd_queries_kernel(
     scale_log2 = tl.full([], scale * LOG2E, tl.float32)
     row_state = rows
     if DROPOUT:
+        seed_low, seed_high = dropout_words(seed)
         row_state = dropout_rows(seed_low, seed_high, sequence, head, rows)
     if HAS_LEFT:
         acc = _fold_keys(
@@ -362,7 +367,7 @@ def ragged_attention_bwd(
     window_left: int,
     window_right: int,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: torch.Tensor | None = None,
     *,
     precision: str = "ieee",
     tile_map_q: torch.Tensor | None = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 
@@ -23,11 +24,18 @@ def mix(x):
 
 
 @triton.jit
+def dropout_words(seed):
+    """The two words of the int64 that `seed` points at. It is read on the GPU, so a captured graph may draw it anew."""
+    number = tl.load(seed)
+    return number.to(tl.uint32), (number >> 32).to(tl.uint32)
+
+
+@triton.jit
 def dropout_rows(seed_low, seed_high, sequence, head, rows):
     """The state of each query row of one head, `rows` long: all of the hash but the key."""
     word = tl.zeros_like(rows).to(tl.uint32)
-    state = mix(word + sequence.to(tl.uint32) * 0x9E3779B9 + seed_low.to(tl.uint32))
-    state = mix(state ^ seed_high.to(tl.uint32) ^ ((word + head.to(tl.uint32)) * 0x85EBCA6B))
+    state = mix(word + sequence.to(tl.uint32) * 0x9E3779B9 + seed_low)
+    state = mix(state ^ seed_high ^ ((word + head.to(tl.uint32)) * 0x85EBCA6B))
     return mix(state + rows.to(tl.uint32) * 0xC2B2AE35)
 
 
@@ -38,18 +46,15 @@ def dropout_factors(state, keys, threshold, factor):
     return tl.where(kept, factor, 0.0).to(tl.float32)
 
 
-def dropout_arguments(p: float, seed: int) -> tuple[int, int, int, float]:
-    """What a launch gets for probability p and an int64 seed: two words of the seed, the threshold, the factor.
+def dropout_arguments(p: float, seed: torch.Tensor | None) -> tuple[torch.Tensor | None, int, float]:
+    """What a launch gets for probability p and a seed, a 0-dim int64 tensor: the seed, the threshold, the factor.
 
-    Words are signed, so that every launch has the same argument types. With p = 1 the factor is 0.
+    The threshold is signed, so that every launch has the same argument types. With p = 1 the factor is 0.
 
-    >>> dropout_arguments(0.5, -1)
-    (-1, -1, -2147483648, 2.0)
+    >>> dropout_arguments(0.5, torch.tensor(3))
+    (tensor(3), -2147483648, 2.0)
     """
-
-    def signed(word: int) -> int:
-        word &= 0xFFFFFFFF
-        return word - 2**32 if word >= 2**31 else word
-
+    if p == 0:
+        return None, 0, 1.0
     threshold = min(math.floor(p * 2**32), 2**32 - 1)
-    return signed(seed), signed(seed >> 32), signed(threshold), 1.0 / (1.0 - p) if p < 1.0 else 0.0
+    return seed, threshold - 2**32 if threshold >= 2**31 else threshold, 1.0 / (1.0 - p) if p < 1.0 else 0.0

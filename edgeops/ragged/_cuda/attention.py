@@ -164,10 +164,15 @@ def _check_gradients(grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, v: Te
         raise ValueError(message("ragged_attention backward", rule, describe(grad_lse), "It is shaped like lse."))
 
 
-def _check_dropout(dropout_p: float) -> None:
+def _check_dropout(dropout_p: float, seed: Tensor | None, q: Tensor) -> None:
     if not 0.0 <= dropout_p <= 1.0:
         rule = "dropout_p must be a probability in [0, 1]"
         raise ValueError(message("ragged_attention", rule, describe(dropout_p), "Use 0.0 for no dropout."))
+    if dropout_p == 0:
+        return
+    if seed is None or seed.dtype != torch.int64 or seed.dim() != 0 or seed.device != q.device:
+        rule = f"seed must be a 0-dim int64 tensor on {q.device}"
+        raise ValueError(message("ragged_attention", rule, describe(seed), "Draw it with torch.randint."))
 
 
 def why_not_triton_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Iterator[str]:
@@ -255,11 +260,11 @@ def ragged_attention_fwd_cuda(
     window_left: int,
     window_right: int,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`_ragged_attention_fwd` on a GPU."""
     _check_attention(q, k, v, cu_q, cu_k, bias)
-    _check_dropout(dropout_p)
+    _check_dropout(dropout_p, seed, q)
     args = (q, k, v, cu_q, cu_k, bias, scale, causal, window_left, window_right, dropout_p, seed)
     result: tuple[Tensor, Tensor] = pick("ragged_attention", ATTENTION, *args).run(*args)
     return result
@@ -281,11 +286,11 @@ def ragged_attention_bwd_cuda(
     window_left: int,
     window_right: int,
     dropout_p: float = 0.0,
-    seed: int = 0,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`_ragged_attention_bwd` on a GPU."""
     _check_attention(q, k, v, cu_q, cu_k, bias)
-    _check_dropout(dropout_p)
+    _check_dropout(dropout_p, seed, q)
     _check_gradients(grad_out, grad_lse, q, v, out, lse)
     args = (grad_out, grad_lse, q, k, v, out, lse, cu_q, cu_k, bias, scale, causal, window_left, window_right)
     path = pick("ragged_attention backward", ATTENTION_BWD, *args, dropout_p, seed)

@@ -20,26 +20,37 @@ class Padding:
     Attributes:
         offsets: int64 `[B + 1]` on the device of the batch.
         max_len: longest sequence.
-        rows: int64 `[T]`, place of each token in the flattened batch; `None` when every position is a token, so that
-            packing is a view.
         shape: `(B, L)` of the padded batch.
-        has_empty: whether some sequence has no token.
     """
 
-    __slots__ = ("_layout", "has_empty", "max_len", "offsets", "rows", "shape")
+    __slots__ = ("_layout", "_rows", "max_len", "offsets", "shape")
 
     def __init__(self, shape: tuple[int, int], rows: Tensor | None, layout: RaggedLayout | None, device: torch.device):
         self._layout = layout
-        self.rows = rows
+        self._rows = rows
         self.shape = shape
         if layout is None:  # no padding: nothing here needs the host, so a compiled graph goes through
             self.offsets = torch.arange(shape[0] + 1, device=device) * shape[1]
             self.max_len = shape[1]
-            self.has_empty = shape[1] == 0
         else:
             self.offsets = layout.offsets
             self.max_len = layout.max_len
-            self.has_empty = 0 in layout.lengths
+
+    @property
+    def rows(self) -> Tensor | None:
+        """int64 `[T]`, place of each token in the flattened batch; `None` when every position is a token.
+
+        Looked up when asked for: a graph compiled for packed rows, which does not ask, must not depend on the lengths.
+        """
+        layout, (count, length) = self._layout, self.shape
+        if self._rows is None and layout is not None and layout.total != count * length:
+            self._rows = _places(layout, length)
+        return self._rows
+
+    @property
+    def has_empty(self) -> bool:
+        """Whether some sequence has no token."""
+        return self.shape[1] == 0 if self._layout is None else 0 in self._layout.lengths
 
     @property
     def layout(self) -> RaggedLayout:
@@ -105,20 +116,20 @@ def padding_from_flattened(offsets: Tensor, shape: tuple[int, int], device: torc
 
 @_native.eager_only
 def _read_mask(mask: Tensor, shape: tuple[int, int], device: torch.device) -> Padding:
-    layout = RaggedLayout.from_padding_mask(mask if not mask.is_floating_point() else mask != 0)
-    if layout.total == shape[0] * shape[1]:
-        return Padding(shape, None, layout, device)
+    layout = RaggedLayout.from_padding_mask(mask if not mask.is_floating_point() else mask != 0).to(device)
     rows = layout.indices
-    if rows is None:
-        rows = layout.sequence_ids * shape[1] + layout.positions
-    return Padding(shape, rows.to(device), layout.to(device), device)
+    if rows is None and layout.total != shape[0] * shape[1]:  # now, while no graph is being compiled
+        rows = _places(layout, shape[1])
+    return Padding(shape, rows, layout, device)
+
+
+def _places(layout: RaggedLayout, length: int) -> Tensor:
+    return layout.sequence_ids * length + layout.positions
 
 
 def padding_from_layout(layout: RaggedLayout) -> Padding:
     """For rows that are packed already; the padded batch, if asked for, is as wide as the longest sequence."""
-    shape = (layout.num_sequences, layout.max_len)
-    rows = None if layout.total == shape[0] * shape[1] else layout.sequence_ids * shape[1] + layout.positions
-    return Padding(shape, rows, layout, layout.device)
+    return Padding((layout.num_sequences, layout.max_len), None, layout, layout.device)
 
 
 def packed_rows(who: str, sequences: Sequence[Tensor]) -> tuple[Tensor, RaggedLayout]:

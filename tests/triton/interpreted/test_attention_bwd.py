@@ -39,7 +39,8 @@ def wide(x):
 
 
 def check(q, k, v, lengths_q, lengths_k, *, bias=None, causal=False, window=(-1, -1), dropout=(0.0, 0), with_lse=True):
-    arguments = (offsets_of(lengths_q), offsets_of(lengths_k), bias, 0.3, causal, *window, *dropout)
+    p, seed = dropout
+    arguments = (offsets_of(lengths_q), offsets_of(lengths_k), bias, 0.3, causal, *window, p, torch.tensor(seed))
     out, lse = ragged_attention_fwd(q, k, v, *arguments)
     exact = ragged_attention_fwd_reference(*map(wide, (q, k, v, *arguments)))
     if out.numel():
@@ -163,7 +164,7 @@ def test_dropout_mask_bit_for_bit():
     v = torch.cat([torch.eye(size)[:n] for n in lengths])[:, None, :].expand(-1, 3, -1)
     q = torch.zeros(57, 3, 16)
     cu = offsets_of(lengths)
-    out, _ = ragged_attention_fwd(q, q, v.contiguous(), cu, cu, None, 1.0, False, -1, -1, 0.3, 2**40 + 3)
+    out, _ = ragged_attention_fwd(q, q, v.contiguous(), cu, cu, None, 1.0, False, -1, -1, 0.3, torch.tensor(2**40 + 3))
     for b, n in enumerate(lengths):
         shown = out[int(cu[b]) : int(cu[b + 1]), :, :n].transpose(0, 1) > 0
         assert torch.equal(shown, dropout_keep_reference(2**40 + 3, 0.3, b, 3, n, n))

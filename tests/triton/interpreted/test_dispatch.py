@@ -81,8 +81,10 @@ def test_rows_of_any_stride_are_accepted():
 def test_dropout_of_both_arities(name):
     inputs = arguments()[name]
     reference = getattr(twin, f"{name.removeprefix('_')}_reference")
-    plain, none, dropped = (results(dispatch.KERNELS[name], (*inputs, *more)) for more in ((), (0.0, 3), (0.5, 3)))
-    for a, b, c, d in zip(plain, none, dropped, results(reference, (*inputs, 0.5, 3)), strict=True):
+    seed = torch.tensor(3)
+    arities = ((), (0.0, None), (0.5, seed))
+    plain, none, dropped = (results(dispatch.KERNELS[name], (*inputs, *more)) for more in arities)
+    for a, b, c, d in zip(plain, none, dropped, results(reference, (*inputs, 0.5, seed)), strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(c, d, rtol=1e-5, atol=1e-5)
     assert not torch.equal(plain[0], dropped[0])
