@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import inputs
@@ -23,7 +22,7 @@ from bench.batching.graphs import skip_reason
 from bench.batching.side_by_side import EAGER, OURS, DyNet
 from bench.registry import Unavailable
 from edgeops import batching, perf
-from edgeops.batching.cells import BinaryTreeLSTM
+from edgeops.batching.cells import BinaryTreeLSTM, Classifier
 from edgeops.perf.stats import Samples
 
 Tree = tuple[Any, ...]  # (label, word id) or (label, left, right)
@@ -64,16 +63,15 @@ class Model(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tree = BinaryTreeLSTM(width, width, num_embeddings=WORDS)
-        self.classes = nn.Linear(width, 5)
-        self.loss = batching.cell(self.loss_rows)
+        self.classes = Classifier(width, 5)
 
     def loss_rows(self, h: Tensor, label: Tensor) -> Tensor:
         """Cross entropy of every row."""
-        return F.cross_entropy(self.classes(h), label, reduction="none")
+        return self.classes.loss_rows(h, label)
 
     def batched(self, trees: Sequence[Tree]) -> Tensor:
         """With a session."""
-        leaf, inner, loss = self.tree.leaf, self.tree.inner, self.loss
+        leaf, inner, loss = self.tree.leaf, self.tree.inner, self.classes.loss
         losses: list[Any] = []
 
         def visit(t: Tree) -> tuple[Any, Any]:

@@ -35,7 +35,11 @@ enum class Step : int64_t {
   weight_grad = 7,  // grad, dweight, dbias, fresh, parts, places: dweight += grad^T [places], dbias += column sums;
                     // fresh: 1 where dweight, 2 where dbias holds nothing yet, or their sum
   pack = 8,         // to, parts, (weight, first column, columns, turned) each: weights side by side, in panels
-  bias = 9          // to, parts, biases: their sum, in the compute dtype, zeros up to the end of the last panel
+  bias = 9,         // to, parts, biases: their sum, in the compute dtype, zeros up to the end of the last panel
+  cross_entropy = 10,      // scores, loss, slot: the loss of rows of scores by an integer operand; scores become
+                           // probabilities
+  cross_entropy_grad = 11,  // dscores, probabilities, dloss, slot
+  linear_on = 12            // out, weight, parts, places: out += [places] weight^T; out is dense
 };
 
 // A place: kind, operand or result, tensor, first column, columns (-1: all).

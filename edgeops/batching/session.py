@@ -63,6 +63,7 @@ class Session(Marks):
         self.scheduler = scheduler
         self._options: dict[str, Any] = {} if policy is None else {"policy": policy}
         plan = schedule if cache is None else cache.schedule
+        self._recording.merge_early(cache is None)  # graphs of equal structure are to stay equal
         self._schedule = coarsened(plan) if coarsen else plan
         self._keep_marks(depth, forks, hoist, phases, ghosts)
         if gather_mode not in ("auto", "index", "copy"):
