@@ -267,7 +267,8 @@ class Program:
     ) -> Linear:
         """`out = sum over parts of concat(places) @ parameter.T, plus biases`; `grad` is where out's gradients will be.
 
-        With `on` (and no biases) it is added to what is in `out`. The gradients of the parameters are computed at the end; `backprop` computes those of the places.
+        With `on` (and no biases) it is added to what is in `out`. The gradients of the parameters are computed at the
+        end; `backprop` computes those of the places.
         """
         m = self.module
         pack = self._pack(PREPARE_FORWARD, "pack", tuple((name, 0, getattr(m, name).shape[1]) for name in parts))
