@@ -77,25 +77,30 @@ class Model(nn.Module):
 
     def in_session(self, session: batching.Session, lattices: Sequence[Lattice]) -> Tensor:
         """With this session."""
-        looks = {kind: self.embeddings[kind].look_up for kind in (CHAR, WORD)}
-        steps = {kind: self.cells[kind].step for kind in (CHAR, WORD)}
+        character, word = (self.embeddings[kind].look_up for kind in (CHAR, WORD))
+        on_character, on_word = (self.cells[kind].step for kind in (CHAR, WORD))
         total, loss = self.total, self.classes.loss
         losses = []
         with session as s:
             for positions in lattices:
-                states: list[Any] = []
+                hs: list[Any] = []
+                cs: list[Any] = []
                 for at, (tag, arcs) in enumerate(positions):
-                    made = []
-                    for source, index in arcs:
-                        kind = CHAR if source == at - 1 else WORD
-                        made.append(steps[kind](looks[kind](index), *states[source]))
+                    made = [
+                        on_character(character(index), hs[source], cs[source])
+                        if source == at - 1
+                        else on_word(word(index), hs[source], cs[source])
+                        for source, index in arcs
+                    ]
                     if not made:
-                        states.append(self.start(0))
+                        h, c = self.start(0)
                     elif len(made) == 1:
-                        states.append(made[0])
+                        h, c = made[0]
                     else:
-                        states.append(total([h for h, _ in made], [c for _, c in made]))
-                    losses.append(loss(states[at][0], tag))
+                        h, c = total(*zip(*made))
+                    hs.append(h)
+                    cs.append(c)
+                    losses.append(loss(h, tag))
         return s.sum(losses)
 
     def eager(self, lattices: Sequence[Lattice]) -> Tensor:

@@ -264,8 +264,7 @@ class Runner : public Batches {
     expect(scores.rows == nullptr && loss.rows == nullptr && dscores.rows == nullptr, "losses that are scattered");
     expect(
         scores.count == m_ && loss.count == m_ && loss.width == 1 && loss.type == scores.type &&
-            (!backward ||
-             (dscores.count == m_ && dscores.width == scores.width && dscores.type == scores.type)),
+            (!backward || (dscores.count == m_ && dscores.width == scores.width && dscores.type == scores.type)),
         "losses of other shapes or dtypes");
     const int32_t* labels = integers(a[2 * kPlace], scores.width, "labels", "Check the number of classes.");
     run_cross_entropy(

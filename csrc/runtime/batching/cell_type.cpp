@@ -253,8 +253,10 @@ const Variant* infer(CellObject* self, Py_ssize_t count, const Reader& in) {
   v.id = static_cast<int32_t>(all.size());
   v.cell = self->owner;
   v.lone = lone != 0;
-  v.merge = pure != 0 && !v.lone &&
-            std::all_of(in.kinds, in.kinds + count, [](Operand kind) { return kind == Operand::number; });
+  // without a number equal calls are rare, and looking for them would cost more than it saves
+  const auto some = [&](Operand kind) { return std::count(in.kinds, in.kinds + count, kind); };
+  v.merge = pure != 0 && !v.lone && some(Operand::number) > 0 &&
+            some(Operand::number) + some(Operand::value) == static_cast<std::ptrdiff_t>(count);
   v.operands.assign(in.kinds, in.kinds + count);
   v.in_classes.assign(in.classes, in.classes + count);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(outs); ++i) {

@@ -49,8 +49,15 @@ int32_t* Recorder::equal(const Variant& variant, const int64_t* operands) {
   }
   for (size_t at = hashed(variant, operands);; ++at) {
     int32_t& node = equals_[at & (equals_.size() - 1)];
-    if (node < 0 || (variant_[node] == &variant &&
-                     std::equal(operands, operands + width, &operands_[operand_start_[node]]))) {
+    if (node < 0) {
+      return &node;
+    }
+    const int64_t* known = &operands_[operand_start_[node]];
+    bool same = variant_[node] == &variant;
+    for (int64_t k = 0; same && k < width; ++k) {  // one or two numbers: less than a call would cost
+      same = operands[k] == known[k];
+    }
+    if (same) {
       return &node;
     }
   }

@@ -22,7 +22,7 @@ enum class Operand : int32_t {
 struct Variant {
   int32_t id = 0;                    // dense, in the whole process
   bool lone = false;                 // never batched
-  bool merge = false;                // calls with equal numbers, or rows of such calls, are computed once
+  bool merge = false;                // equal calls are computed once; operands are numbers and values
   std::vector<Operand> operands;     // kind of every operand
   std::vector<int32_t> in_classes;   // value class of every operand, -1 for numbers
   std::vector<int32_t> out_classes;  // value class of every result
