@@ -38,7 +38,7 @@ class Body:
 
     name: str
     lone: bool = False
-    pure: bool = False  # equal operands give equal results: calls with the same integers are computed once
+    pure: bool = False  # equal operands give equal results: equal calls with an integer are computed once
 
     def parameters(self) -> Sequence[Tensor]:
         """Tensors from outside that results depend on and that may want gradients."""
