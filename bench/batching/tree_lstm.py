@@ -57,6 +57,18 @@ def labelled_trees(split: str, count: int) -> list[Tree]:
     return [tree(json.loads(re.sub(r"[()]|\s+|[^\s()]+", token, line))) for line in lines]
 
 
+def record(t: Tree, leaf: Any, inner: Any, loss: Any, losses: list[Any]) -> tuple[Any, Any]:
+    """The state of a node. No closure: one that calls itself would keep the values until the collector comes."""
+    if len(t) == 2:
+        h, c = leaf(t[1])
+    else:
+        h1, c1 = record(t[1], leaf, inner, loss, losses)
+        h2, c2 = record(t[2], leaf, inner, loss, losses)
+        h, c = inner(h1, c1, h2, c2)
+    losses.append(loss(h, t[0]))
+    return h, c
+
+
 class Model(nn.Module):
     """The cells and the loss, and three ways to run them on a mini-batch."""
 
@@ -73,18 +85,9 @@ class Model(nn.Module):
         """With a session."""
         leaf, inner, loss = self.tree.leaf, self.tree.inner, self.classes.loss
         losses: list[Any] = []
-
-        def visit(t: Tree) -> tuple[Any, Any]:
-            if len(t) == 2:
-                h, c = leaf(t[1])
-            else:
-                h, c = inner(*visit(t[1]), *visit(t[2]))
-            losses.append(loss(h, t[0]))
-            return h, c
-
         with batching.session() as s:
             for t in trees:
-                visit(t)
+                record(t, leaf, inner, loss, losses)
         return s.sum(losses)
 
     def eager(self, trees: Sequence[Tree]) -> Tensor:
