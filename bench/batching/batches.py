@@ -17,7 +17,7 @@ from bench.registry import Built, Candidate, Case, Workload
 from edgeops import batching
 from edgeops.batching._reference_batches import batches_run_reference
 from edgeops.batching._runner import Runner
-from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Embedding, RaggedSum
+from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Classifier, Embedding, RaggedSum
 
 OURS = "edgeops"
 Call = tuple[Any, ...]
@@ -31,14 +31,16 @@ def _tree(rng: random.Random, leaves: int, leaf: Callable[[], Any], inner: Calla
 
 
 def tree_lstm(width: int, trees: int, dtype: torch.dtype) -> Tensor:
-    """TreeLSTMs over words; the sum of their roots."""
+    """TreeLSTMs over words; the sum of their roots and of their losses."""
     rng, cells = random.Random(0), BinaryTreeLSTM(width, width, num_embeddings=9).to(dtype)
+    classes = Classifier(width, 5).to(dtype)
     with batching.session() as s:
         roots = [
             _tree(rng, rng.randrange(1, 9), lambda: cells.leaf(rng.randrange(9)), lambda a, b: cells.inner(*a, *b))
             for _ in range(trees)
         ]
-    return s.sum([h for h, _ in roots])
+        losses = [classes.loss(h, rng.randrange(5)) for h, _ in roots]
+    return s.sum([h for h, _ in roots]) + s.sum(losses)
 
 
 def tree_gru(width: int, trees: int, dtype: torch.dtype) -> Tensor:

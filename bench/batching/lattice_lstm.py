@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.batching import graphs, side_by_side
@@ -23,7 +22,7 @@ from bench.batching.graphs import Lattice
 from bench.batching.side_by_side import EAGER, OURS, DyNet
 from bench.registry import Unavailable
 from edgeops import batching, perf
-from edgeops.batching.cells import LSTM, Embedding, RaggedSum
+from edgeops.batching.cells import LSTM, Classifier, Embedding, RaggedSum
 from edgeops.perf.stats import Samples
 
 IDS = 256  # ids are taken modulo this, as in ED-Batch's benchmark
@@ -60,8 +59,8 @@ class Model(nn.Module):
         self.embeddings = nn.ModuleDict({kind: Embedding(IDS, width) for kind in (CHAR, WORD)})
         self.cells = nn.ModuleDict({kind: _one_bias(LSTM(width, width)) for kind in (CHAR, WORD)})
         self.total = RaggedSum()
-        self.classes = nn.Linear(width, TAGS)
-        self.start, self.loss = batching.cell(self.start_rows), batching.cell(self.loss_rows)
+        self.classes = Classifier(width, TAGS)
+        self.start = batching.cell(self.start_rows)
 
     def start_rows(self, number: Tensor) -> tuple[Tensor, Tensor]:
         """The state before a sentence, whatever the number."""
@@ -70,7 +69,7 @@ class Model(nn.Module):
 
     def loss_rows(self, h: Tensor, tag: Tensor) -> Tensor:
         """Cross entropy of every row."""
-        return F.cross_entropy(self.classes(h), tag, reduction="none")
+        return self.classes.loss_rows(h, tag)
 
     def batched(self, lattices: Sequence[Lattice]) -> Tensor:
         """With a session."""
@@ -78,25 +77,30 @@ class Model(nn.Module):
 
     def in_session(self, session: batching.Session, lattices: Sequence[Lattice]) -> Tensor:
         """With this session."""
-        looks = {kind: self.embeddings[kind].look_up for kind in (CHAR, WORD)}
-        steps = {kind: self.cells[kind].step for kind in (CHAR, WORD)}
-        total, loss = self.total, self.loss
+        character, word = (self.embeddings[kind].look_up for kind in (CHAR, WORD))
+        on_character, on_word = (self.cells[kind].step for kind in (CHAR, WORD))
+        total, loss = self.total, self.classes.loss
         losses = []
         with session as s:
             for positions in lattices:
-                states: list[Any] = []
+                hs: list[Any] = []
+                cs: list[Any] = []
                 for at, (tag, arcs) in enumerate(positions):
-                    made = []
-                    for source, index in arcs:
-                        kind = CHAR if source == at - 1 else WORD
-                        made.append(steps[kind](looks[kind](index), *states[source]))
+                    made = [
+                        on_character(character(index), hs[source], cs[source])
+                        if source == at - 1
+                        else on_word(word(index), hs[source], cs[source])
+                        for source, index in arcs
+                    ]
                     if not made:
-                        states.append(self.start(0))
+                        h, c = self.start(0)
                     elif len(made) == 1:
-                        states.append(made[0])
+                        h, c = made[0]
                     else:
-                        states.append(total([h for h, _ in made], [c for _, c in made]))
-                    losses.append(loss(states[at][0], tag))
+                        h, c = total(*zip(*made))
+                    hs.append(h)
+                    cs.append(c)
+                    losses.append(loss(h, tag))
         return s.sum(losses)
 
     def eager(self, lattices: Sequence[Lattice]) -> Tensor:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import inputs
@@ -23,7 +22,7 @@ from bench.batching.graphs import skip_reason
 from bench.batching.side_by_side import EAGER, OURS, DyNet
 from bench.registry import Unavailable
 from edgeops import batching, perf
-from edgeops.batching.cells import BinaryTreeLSTM
+from edgeops.batching.cells import BinaryTreeLSTM, Classifier
 from edgeops.perf.stats import Samples
 
 Tree = tuple[Any, ...]  # (label, word id) or (label, left, right)
@@ -58,35 +57,37 @@ def labelled_trees(split: str, count: int) -> list[Tree]:
     return [tree(json.loads(re.sub(r"[()]|\s+|[^\s()]+", token, line))) for line in lines]
 
 
+def record(t: Tree, leaf: Any, inner: Any, loss: Any, losses: list[Any]) -> tuple[Any, Any]:
+    """The state of a node. No closure: one that calls itself would keep the values until the collector comes."""
+    if len(t) == 2:
+        h, c = leaf(t[1])
+    else:
+        h1, c1 = record(t[1], leaf, inner, loss, losses)
+        h2, c2 = record(t[2], leaf, inner, loss, losses)
+        h, c = inner(h1, c1, h2, c2)
+    losses.append(loss(h, t[0]))
+    return h, c
+
+
 class Model(nn.Module):
     """The cells and the loss, and three ways to run them on a mini-batch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tree = BinaryTreeLSTM(width, width, num_embeddings=WORDS)
-        self.classes = nn.Linear(width, 5)
-        self.loss = batching.cell(self.loss_rows)
+        self.classes = Classifier(width, 5)
 
     def loss_rows(self, h: Tensor, label: Tensor) -> Tensor:
         """Cross entropy of every row."""
-        return F.cross_entropy(self.classes(h), label, reduction="none")
+        return self.classes.loss_rows(h, label)
 
     def batched(self, trees: Sequence[Tree]) -> Tensor:
         """With a session."""
-        leaf, inner, loss = self.tree.leaf, self.tree.inner, self.loss
+        leaf, inner, loss = self.tree.leaf, self.tree.inner, self.classes.loss
         losses: list[Any] = []
-
-        def visit(t: Tree) -> tuple[Any, Any]:
-            if len(t) == 2:
-                h, c = leaf(t[1])
-            else:
-                h, c = inner(*visit(t[1]), *visit(t[2]))
-            losses.append(loss(h, t[0]))
-            return h, c
-
         with batching.session() as s:
             for t in trees:
-                visit(t)
+                record(t, leaf, inner, loss, losses)
         return s.sum(losses)
 
     def eager(self, trees: Sequence[Tree]) -> Tensor:

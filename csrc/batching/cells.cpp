@@ -53,6 +53,13 @@ void run_rows_sum(const RowsSum& call, int64_t m, Storage storage) {
   });
 }
 
+void run_cross_entropy(const CrossEntropy& call, int64_t m, bool backward, Storage storage) {
+  const CrossEntropyRun kernel = cross_entropy_kernel(active_isa(), storage, backward);
+  const double each = storage == Storage::f64 ? 10 : 2;
+  run_rows(
+      m, 20 + each * static_cast<double>(call.classes), [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+}
+
 namespace {
 
 // A cell call being put together: m rows of states `h` wide.

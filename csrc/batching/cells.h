@@ -57,8 +57,25 @@ using RowsSumRun = void (*)(const RowsSum&, int64_t begin, int64_t end);
 
 RowsSumRun rows_sum_kernel(Isa isa, Storage storage);
 
-// One whole cell or sum of m rows, by all threads.
+// Rows of scores, and the class each belongs to. Forward reads scores, leaves probabilities in their place and writes
+// the loss; backward reads probabilities and the loss's gradients and writes those of the scores.
+struct CrossEntropy {
+  int64_t classes;
+  void* scores;
+  int64_t scores_row;
+  const int32_t* labels;
+  void* loss;
+  int64_t loss_row;
+  void* dscores;
+  int64_t dscores_row;
+};
+using CrossEntropyRun = void (*)(const CrossEntropy&, int64_t begin, int64_t end);
+
+CrossEntropyRun cross_entropy_kernel(Isa isa, Storage storage, bool backward);
+
+// One whole cell, sum or loss of m rows, by all threads.
 void run_cell(Cell cell, Storage storage, const Place* places, int64_t m, int64_t h);
 void run_rows_sum(const RowsSum& call, int64_t m, Storage storage);
+void run_cross_entropy(const CrossEntropy& call, int64_t m, bool backward, Storage storage);
 
 }  // namespace edgeops::batching

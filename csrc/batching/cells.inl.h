@@ -256,6 +256,8 @@ EDGEOPS_CELL(treegru_bwd, 11) {
 
 #undef EDGEOPS_CELL
 
+#include "cross_entropy.inl.h"
+
 constexpr int64_t kAhead = 8;  // summands from now that are fetched
 
 // Eight vectors of columns at a time stay in registers while the rows go by, one addition after the other.

@@ -21,7 +21,8 @@ struct Operand {
 // Columns of a packed weight lie in panels of 64 bytes: 16 float32 or 8 float64, whatever the instruction set.
 constexpr int64_t kPanelBytes = 64;
 
-// out[m, n] = [operands] weight + bias. The weight is packed, the bias reaches to the end of the last panel.
+// out[m, n] = [operands] weight + bias, added to what is there with `on`. The weight is packed, the bias reaches to the
+// end of the last panel.
 struct Linear {
   int64_t m, n, k;
   const Operand* operands;
@@ -30,6 +31,7 @@ struct Linear {
   const void* bias;
   void* out;
   int64_t out_row;
+  bool on = false;
 };
 
 // dweight[n, k] += grad^T [operands], dbias[n] += the sums of the columns of grad.

@@ -240,12 +240,15 @@ static void linear_run(const Linear& g, const LinearPiece& piece, Scratch scratc
       s.c = out;
       s.ldc = g.out_row;
     }
+    for (int64_t r = 0; !direct && g.on && r < height; ++r) {
+      widen<St>(out + r * g.out_row, wide + r * n, n);
+    }
     int64_t p = 0;
     do {  // k may be 0: the bias alone
       s.k = g.k - p < slice ? g.k - p : slice;
       s.b = static_cast<const T*>(g.weight) + (piece.p0 * g.k + p) * w;
       s.bias = p == 0 && g.bias != nullptr ? static_cast<const T*>(g.bias) + j : nullptr;
-      s.add = p > 0;
+      s.add = g.on || p > 0;
       gather_rows<St>(g.operands, g.count, i, height, p, s.k, block, ld);
       linear_panels<T, false>(height, n, s);
       p += slice;

@@ -143,7 +143,7 @@ class Runner : public Batches {
     return *found;
   }
 
-  void linear(const View& out, int64_t weight, int64_t bias, const int64_t* p, int64_t count) {
+  void linear(const View& out, int64_t weight, int64_t bias, const int64_t* p, int64_t count, bool on = false) {
     std::vector<Operand> operands;
     const int64_t k = parts(p, count, out.type, out.count, operands), n = out.width;
     const Storage s = storage(out.type);
@@ -159,7 +159,7 @@ class Runner : public Batches {
       add = b.data;
     }
     if (out.count > 0 && n > 0) {
-      run_linear({out.count, n, k, operands.data(), count, w.data, add, out.data, out.stride}, s);
+      run_linear({out.count, n, k, operands.data(), count, w.data, add, out.data, out.stride, on}, s);
     }
   }
 
@@ -254,6 +254,22 @@ class Runner : public Batches {
       lists_.back().insert(lists_.back().end(), begin[i + 1] - begin[i], static_cast<int32_t>(i));
     }
     add(to, {from.data, from.stride, lists_.back().data(), from.width, to.count, from.type});
+  }
+
+  // `a` are the places of what scores become, and of the loss; the gradient's stands before them.
+  void cross_entropy(const int64_t* a, bool backward) {
+    const View dscores = backward ? place(a) : View{};
+    a += backward ? kPlace : 0;
+    const View scores = place(a), loss = place(a + kPlace);
+    expect(scores.rows == nullptr && loss.rows == nullptr && dscores.rows == nullptr, "losses that are scattered");
+    expect(
+        scores.count == m_ && loss.count == m_ && loss.width == 1 && loss.type == scores.type &&
+            (!backward || (dscores.count == m_ && dscores.width == scores.width && dscores.type == scores.type)),
+        "losses of other shapes or dtypes");
+    const int32_t* labels = integers(a[2 * kPlace], scores.width, "labels", "Check the number of classes.");
+    run_cross_entropy(
+        {scores.width, scores.data, scores.stride, labels, loss.data, loss.stride, dscores.data, dscores.stride}, m_,
+        backward, storage(scores.type));
   }
 
   void weight_grad(const int64_t* a) {
@@ -373,6 +389,12 @@ class Runner : public Batches {
         return counted(2, 4);
       case Step::bias:
         return counted(2, 1);
+      case Step::cross_entropy:
+        return n == 2 * kPlace + 1;
+      case Step::cross_entropy_grad:
+        return n == 3 * kPlace + 1;
+      case Step::linear_on:
+        return counted(kPlace + 2, kPlace);
     }
     return false;
   }
@@ -431,6 +453,11 @@ class Runner : public Batches {
         return pack(a);
       case Step::bias:
         return bias(a);
+      case Step::cross_entropy:
+      case Step::cross_entropy_grad:
+        return cross_entropy(a, what == Step::cross_entropy_grad);
+      case Step::linear_on:
+        return linear(place(a), a[kPlace], -1, a + kPlace + 2, a[kPlace + 1], true);
     }
     broken("an unknown instruction");
   }

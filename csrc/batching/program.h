@@ -25,17 +25,21 @@ enum class Section : int64_t {
 };
 
 enum class Step : int64_t {
-  linear = 0,       // out, weight, bias, parts, places:  out = [places] weight^T + bias
-  linear_add = 1,   // to, room, weight, parts, places:   to += [places] weight^T, through room; nothing without `to`
-  cell = 2,         // Cell, h, places, places:           a pointwise cell of states h wide
-  add = 3,          // to, from:                          to += from; nothing without `to`
-  copy = 4,         // to, from:                          to = from
-  sum = 5,          // to, list:                          to = the sums of the lists
-  spread = 6,       // to, from:                          every member of a list += the row of its list
-  weight_grad = 7,  // grad, dweight, dbias, fresh, parts, places: dweight += grad^T [places], dbias += column sums;
-                    // fresh: 1 where dweight, 2 where dbias holds nothing yet, or their sum
-  pack = 8,         // to, parts, (weight, first column, columns, turned) each: weights side by side, in panels
-  bias = 9          // to, parts, biases: their sum, in the compute dtype, zeros up to the end of the last panel
+  linear = 0,          // out, weight, bias, parts, places:  out = [places] weight^T + bias
+  linear_add = 1,      // to, room, weight, parts, places:   to += [places] weight^T, through room; nothing without `to`
+  cell = 2,            // Cell, h, places, places:           a pointwise cell of states h wide
+  add = 3,             // to, from:                          to += from; nothing without `to`
+  copy = 4,            // to, from:                          to = from
+  sum = 5,             // to, list:                          to = the sums of the lists
+  spread = 6,          // to, from:                          every member of a list += the row of its list
+  weight_grad = 7,     // grad, dweight, dbias, fresh, parts, places: dweight += grad^T [places], dbias += column sums;
+                       // fresh: 1 where dweight, 2 where dbias holds nothing yet, or their sum
+  pack = 8,            // to, parts, (weight, first column, columns, turned) each: weights side by side, in panels
+  bias = 9,            // to, parts, biases: their sum, in the compute dtype, zeros up to the end of the last panel
+  cross_entropy = 10,  // scores, loss, slot: the loss of rows of scores by an integer operand; scores become
+                       // probabilities
+  cross_entropy_grad = 11,  // dscores, probabilities, dloss, slot
+  linear_on = 12            // out, weight, parts, places: out += [places] weight^T; out is dense
 };
 
 // A place: kind, operand or result, tensor, first column, columns (-1: all).

@@ -222,23 +222,24 @@ class Batches {
     return {-1, lists_.back().data()};
   }
 
-  View named(const Table& t, int64_t slot, int64_t col, int64_t width) {
+  // An integer operand of the running batch, every number below `limit`.
+  const int32_t* integers(int64_t slot, int64_t limit, const char* name, const char* advice) {
+    expect(slot >= 0 && slot < slots_, "an operand that is not there");
     lists_.emplace_back();
     for (const int64_t* record : batch_) {
       const int64_t* x = operand_of(record, slot);
       expect(x[0] == 2, "names that are not integers");
       const int64_t* given = numbers.range(x[2], x[3]);
       for (int64_t i = 0; i < x[3]; ++i) {
-        if (given[i] < 0 || given[i] >= t.rows) {
+        if (given[i] < 0 || given[i] >= limit) {
           fail(
               "ValueError", ("batching cell #" + std::to_string(type_)).c_str(),
-              "ids must lie in 0.." + std::to_string(t.rows - 1), std::to_string(given[i]),
-              "Check num_embeddings and the vocabulary.");
+              std::string(name) + " must lie in 0.." + std::to_string(limit - 1), std::to_string(given[i]), advice);
         }
         lists_.back().push_back(static_cast<int32_t>(given[i]));
       }
     }
-    return view(t, 0, lists_.back().data(), m_, col, width);
+    return lists_.back().data();
   }
 
   // Listed rows of an operand one after the other, copied once a batch.
@@ -293,8 +294,9 @@ class Batches {
       case Where::room:
         return view(tensor(p[2]), 0, nullptr, m_, col, width);
       case Where::named:
-        expect(slot >= 0 && slot < slots_, "an operand that is not there");
-        return named(tensor(p[2]), slot, col, width);
+        return view(
+            tensor(p[2]), 0, integers(slot, tensor(p[2]).rows, "ids", "Check num_embeddings and the vocabulary."), m_,
+            col, width);
     }
     broken("an unknown place");
   }

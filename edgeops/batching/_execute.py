@@ -292,7 +292,8 @@ class _Tape(torch.autograd.Function):
         flush: Flush = ctx.flush
         with torch.no_grad():
             flush.backward()
-        of_captured = (flush.captured_grads.get(id(p)) for p in flush.captured)
+        # given away: autograd keeps a gradient that nobody else holds, and copies others
+        of_captured = [flush.captured_grads.pop(id(p), None) for p in flush.captured]
         grads = (None, _nothing(), *of_captured, *flush.outside_grads())
         if not torch.is_grad_enabled():
             return grads

@@ -53,6 +53,9 @@ class Step(IntEnum):
     WEIGHT_GRAD = 7
     PACK = 8
     BIAS = 9
+    CROSS_ENTROPY = 10
+    CROSS_ENTROPY_GRAD = 11
+    LINEAR_ON = 12
 
 
 class Where(IntEnum):
@@ -254,10 +257,18 @@ class Program:
             self._packed.extend(name for name, _, _ in chosen)
         return which
 
-    def linear(self, out: Place, grad: Place, parts: dict[str, Sequence[Place]], biases: Sequence[str] = ()) -> Linear:
+    def linear(
+        self,
+        out: Place,
+        grad: Place,
+        parts: dict[str, Sequence[Place]],
+        biases: Sequence[str] = (),
+        on: bool = False,
+    ) -> Linear:
         """`out = sum over parts of concat(places) @ parameter.T, plus biases`; `grad` is where out's gradients will be.
 
-        The gradients of the parameters are computed at the end; `backprop` computes those of the places.
+        With `on` (and no biases) it is added to what is in `out`. The gradients of the parameters are computed at the
+        end; `backprop` computes those of the places.
         """
         m = self.module
         pack = self._pack(PREPARE_FORWARD, "pack", tuple((name, 0, getattr(m, name).shape[1]) for name in parts))
@@ -270,7 +281,10 @@ class Program:
             self._packed.extend(there)
             self._write(PREPARE_FORWARD, Step.BIAS, bias, len(there), *(self._parameter(b) for b in there))
         places = [place for part in parts.values() for place in part]
-        self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)
+        if on:
+            self._write(0, Step.LINEAR_ON, out, pack, len(places), *places)
+        else:
+            self._write(0, Step.LINEAR, out, pack, bias, len(places), *places)
         for i, (weight, part) in enumerate(parts.items()):
             fresh = int(("grad", (weight,)) not in self._known)
             dbias = -1
@@ -305,6 +319,11 @@ class Program:
     def cell(self, section: int, name: str, h: int, *places: Place) -> None:
         """A pointwise cell of states `h` wide; its arguments are those of the op `_<name>`."""
         self._write(section, Step.CELL, CELLS.index(name), h, len(places), *places)
+
+    def cross_entropy(self, scores: Place, dscores: Place, which: int, slot: int) -> None:
+        """Result `which`: the cross entropy of scores with the classes an integer operand names, with its backward."""
+        self._write(0, Step.CROSS_ENTROPY, scores, self.result(which), slot)
+        self._write(1, Step.CROSS_ENTROPY_GRAD, dscores, scores, self.d_result(which), slot)
 
     def add(self, to: Place, place: Place, section: int = 1) -> None:
         """`to += place`, nothing where `to` is not wanted."""

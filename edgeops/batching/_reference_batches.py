@@ -109,16 +109,17 @@ class _Interpreter:
             return (None if table is None else table[first : first + m]), _ALL
         table = self.tensors[self.code[HEAD + TYPE_HEAD * self.kind] + tensor]
         if where == Where.NAMED:
-            ids = torch.cat([self.numbers[x[2] : x[2] + x[3]] for x in self.operand(slot)])
-            for i in ids.tolist():
-                if not 0 <= i < len(table):
-                    raise ValueError(
-                        f"batching cell #{self.kind}: ids must lie in 0..{len(table) - 1}; got {i}. "
-                        "Check num_embeddings and the vocabulary."
-                    )
-            return table, ids.int()
+            return table, self.integers(slot, len(table), "ids", "Check num_embeddings and the vocabulary.").int()
         first = 0 if where == Where.ROOM or not self.code[1] or len(self.batch) > 1 else self.batch[0][3]
         return table[first : first + m], _ALL
+
+    def integers(self, slot: int, limit: int, name: str, advice: str) -> Tensor:
+        """An integer operand of the batch, every number below `limit`."""
+        given = torch.cat([self.numbers[x[2] : x[2] + x[3]] for x in self.operand(slot)])
+        for i in given.tolist():
+            if not 0 <= i < limit:
+                raise ValueError(f"batching cell #{self.kind}: {name} must lie in 0..{limit - 1}; got {i}. {advice}")
+        return given
 
     def want(self, code: Sequence[int]) -> _Rows:
         found = self.place(code)
@@ -160,8 +161,8 @@ class _Interpreter:
 
     def step(self, step: Step, a: list[int]) -> None:
         local = self.code[HEAD + TYPE_HEAD * self.kind]
-        if step in (Step.LINEAR, Step.LINEAR_ADD):
-            rest = a[5:] if step == Step.LINEAR else a[10:]
+        if step in (Step.LINEAR, Step.LINEAR_ADD, Step.LINEAR_ON):
+            rest = a[10:] if step == Step.LINEAR_ADD else a[5:]
             weight, *rest = rest
             bias = None
             if step == Step.LINEAR:
@@ -170,13 +171,14 @@ class _Interpreter:
             to = self.place(a[:5])
             if to is None:
                 return
-            out = to if step == Step.LINEAR else self.want(a[5:10])
+            out = self.want(a[5:10]) if step == Step.LINEAR_ADD else to
+            table = torch.empty_like(out.table) if step == Step.LINEAR_ON else out.table
             tables, rows = zip(*(self.want(rest[1 + 5 * i : 6 + 5 * i]) for i in range(rest[0])), strict=True)
             if bias is not None:
-                bias = bias[: out.table.shape[1]].to(out.table.dtype)
-            self.linear(list(tables), list(rows), self.tensors[local + weight], bias, out.table)
-            if step == Step.LINEAR_ADD:
-                self.add(to, out.read())
+                bias = bias[: table.shape[1]].to(table.dtype)
+            self.linear(list(tables), list(rows), self.tensors[local + weight], bias, table)
+            if step != Step.LINEAR:
+                self.add(to, table)
         elif step == Step.CELL:
             self.cell(CELLS[a[0]], [self.want(a[3 + 5 * i : 8 + 5 * i]) for i in range(a[2])])
         elif step == Step.ADD:
@@ -185,6 +187,8 @@ class _Interpreter:
                 self.add(to, self.want(a[5:10]).read())
         elif step == Step.COPY:
             self.want(a[:5]).table.copy_(self.want(a[5:10]).read())
+        elif step in (Step.CROSS_ENTROPY, Step.CROSS_ENTROPY_GRAD):
+            self.cross_entropy([self.want(a[i : i + 5]).table for i in range(0, len(a) - 1, 5)], a[-1])
         elif step in (Step.SUM, Step.SPREAD):
             (given,) = self.operand(a[6] if step == Step.SUM else a[1])
             starts = self.starts[given[5] : given[5] + self.m + 1].to(self.device)
@@ -213,6 +217,18 @@ class _Interpreter:
                 self.tensors[local + dweight],
                 None if dbias < 0 else self.tensors[local + dbias],
             )
+
+    def cross_entropy(self, tables: list[Tensor], slot: int) -> None:
+        """Scores and losses; or gradients of scores, probabilities and gradients of losses."""
+        *into, scores, loss = tables
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        labels = self.integers(slot, scores.shape[1], "labels", "Check the number of classes.").to(scores.device)
+        if into:
+            into[0].copy_((wide - torch.nn.functional.one_hot(labels, scores.shape[1])) * loss.to(wide.dtype))
+            return
+        of_classes = wide.log_softmax(1)
+        loss.copy_(-of_classes.gather(1, labels[:, None]))
+        scores.copy_(of_classes.exp())
 
     def linear(self, *given: Any) -> None:
         on_gpu = self.device.type != "cpu"

@@ -216,4 +216,7 @@ class Runner:
 
 def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:
     """By type: whether a batch of it is marked as run backwards."""
-    return [bool(x) for x in np.bincount(kinds, weights=reached == 2, minlength=types) > 0]
+    ran = np.zeros(types, np.bool_)
+    ran[kinds[reached == 2]] = True
+    found: list[bool] = ran.tolist()
+    return found

@@ -38,7 +38,7 @@ class Body:
 
     name: str
     lone: bool = False
-    pure: bool = False  # equal operands give equal results: calls with the same integers are computed once
+    pure: bool = False  # equal operands give equal results: equal calls with an integer are computed once
 
     def parameters(self) -> Sequence[Tensor]:
         """Tensors from outside that results depend on and that may want gradients."""
@@ -137,8 +137,15 @@ class Body:
             if g is not None:
                 batch.flush.add_captured(p, g.clone())
 
-    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool, bool]:
-        return self.infer(operands), self.lone, self.pure
+    def parts(self) -> tuple[int, Any, Any] | None:
+        """Of a recurrence: an operand, a cell of that operand alone, and a cell that takes its result in its place.
+
+        Calls whose operand does not depend on the recurrence are recorded as calls of the two cells.
+        """
+        return None
+
+    def _infer(self, operands: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], bool, bool, Any]:
+        return self.infer(operands), self.lone, self.pure, self.parts()
 
     def program(self, variant: int, operands: Sequence[tuple[int, int]]) -> Any:
         """What the native runner runs in place of `forward` and `backward`: a `Program`, or `None`."""

@@ -27,6 +27,7 @@ from edgeops.batching.schedule import SCHEDULERS, FSMPolicy, Graph, schedule
 
 _WHO = "batching.session"
 _KINDS = {VALUE: "", LIST: "list of ", TENSOR: "outside "}
+_SIGNATURES: dict[int, str] = {}  # by variant, which are numbered for as long as the process lives
 
 
 class Session(Marks):
@@ -63,6 +64,7 @@ class Session(Marks):
         self.scheduler = scheduler
         self._options: dict[str, Any] = {} if policy is None else {"policy": policy}
         plan = schedule if cache is None else cache.schedule
+        self._recording.merge_early(cache is None)  # graphs of equal structure are to stay equal
         self._schedule = coarsened(plan) if coarsen else plan
         self._keep_marks(depth, forks, hoist, phases, ghosts)
         if gather_mode not in ("auto", "index", "copy"):
@@ -142,12 +144,9 @@ class Session(Marks):
         """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""
         for v in variants:
             if v not in self._names:
-                operands = self._recording.signature(v)
-                text = ", ".join(
-                    "integer" if kind == NUMBER else f"{_KINDS[kind]}{value_class(number)[0]}{value_class(number)[2]}"
-                    for kind, number in operands
-                )
-                name = f"{bodies[v].name}({text})"
+                name = _SIGNATURES.get(v)
+                if name is None:
+                    name = _SIGNATURES[v] = f"{bodies[v].name}({_told(self._recording.signature(v))})"
                 self._names[v] = f"{name} {sum(x.startswith(name) for x in self._names.values())}"
         return tuple(self._names[v].encode() for v in variants)
 
@@ -217,6 +216,14 @@ class Session(Marks):
         return [
             tuple(next(answers) for _ in wanted) if isinstance(wanted, tuple) else next(answers) for wanted in asked
         ]
+
+
+def _told(operands: Sequence[tuple[int, int]]) -> str:
+    """Kinds and classes of operands as text."""
+    return ", ".join(
+        "integer" if kind == NUMBER else f"{_KINDS[kind]}{value_class(number)[0]}{value_class(number)[2]}"
+        for kind, number in operands
+    )
 
 
 def _site() -> str:

@@ -67,7 +67,8 @@ def test_instances_run_together(name: str) -> None:
     model, given = made(name), drawn(name, 8)
     _, together = batched(model, given)
     alone = [batched(model, [each])[1].report for each in given]
-    assert together.report.nodes == sum(report.nodes for report in alone)
+    nodes = [report.nodes for report in alone]
+    assert max(nodes) < together.report.nodes <= sum(nodes)  # equal calls of several are one
     assert {site.split(":")[0] for site in together.report.sites} == {__file__}  # not PyTorch's
     assert together.report.batches < sum(report.batches for report in alone) / 2
 

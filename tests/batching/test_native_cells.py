@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeops import batching
-from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Embedding, RaggedSum
+from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Classifier, Embedding, RaggedSum
 from tests.batching.models import random_trees
 
 
@@ -97,7 +97,7 @@ def test_lstm(bias: bool) -> None:
     for text in texts:
         eager_lstm(module, text, theirs)
     compare(s.stack([h for h, _ in ours]), torch.cat([h for h, _ in theirs]), [*module.parameters(), *texts])
-    assert s.report.batches == max(len(t) for t in texts)
+    assert s.report.batches == 1 + max(len(t) for t in texts)  # x of all steps first
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -211,7 +211,7 @@ def test_a_gradient_goes_only_where_it_belongs() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [LSTM(3, 4), GRU(3, 4), Embedding(3, 4), BinaryTreeLSTM(3, 4), BinaryTreeGRU(3, 4)],
+    [LSTM(3, 4), GRU(3, 4), Embedding(3, 4), BinaryTreeLSTM(3, 4), BinaryTreeGRU(3, 4), Classifier(3, 4)],
     ids=lambda m: type(m).__name__,
 )
 def test_copies_are_modules_of_their_own(module: nn.Module) -> None:
@@ -219,12 +219,12 @@ def test_copies_are_modules_of_their_own(module: nn.Module) -> None:
         for a, b in zip(module.parameters(), again.parameters(), strict=True):
             assert a is not b
             assert torch.equal(a, b)
-        cells = [getattr(again, name, None) for name in ("step", "inner", "look_up")]
+        cells = [getattr(again, name, None) for name in ("step", "inner", "look_up", "loss")]
         assert [c.owner.module is again for c in cells if c is not None] == [True]
 
 
 def test_parameters_are_those_of_torch() -> None:
-    for ours, theirs in ((LSTM, nn.LSTMCell), (GRU, nn.GRUCell), (Embedding, nn.Embedding)):
+    for ours, theirs in ((LSTM, nn.LSTMCell), (GRU, nn.GRUCell), (Embedding, nn.Embedding), (Classifier, nn.Linear)):
         assert list(ours(3, 4).state_dict()) == list(theirs(3, 4).state_dict())
 
 
@@ -266,7 +266,7 @@ def test_equal_calls_on_integers_are_computed_once() -> None:
     h = s.stack([h for h, _ in leaves])
     theirs, _ = tree.leaf_rows(torch.tensor(words))
     compare(h, theirs, [p for name, p in tree.named_parameters() if name.startswith(("leaf", "embedding"))])
-    assert s.report.nodes == 6
+    assert s.report.nodes == 3
     assert s._tables.used[leaves[0][0]._class] == 2 * 3  # h and c of three words
 
 

@@ -104,6 +104,9 @@ void bind_record(py::module_& m) {
             return operands;
           },
           "(kind, class) of every operand of a variant.")
+      .def(
+          "merge_early", [](Recording& r, bool early) { r.recorder.merge_early(early); },
+          "Whether equal calls are merged while they are recorded, not only when they are placed.")
       .def_property_readonly("pending", [](const Recording& r) { return r.recorder.pending(); })
       .def_property_readonly("flushed", [](const Recording& r) { return r.recorder.flushed(); })
       .def(

@@ -60,7 +60,10 @@ struct CellObject {
   vectorcallfunc call;
   PyObject* owner;  // the Python cell: `_infer`, `_eager`, and what the executor wants
   std::vector<const Variant*>* variants;
+  uint64_t recurrence;  // its bit, where it has a part that runs ahead
 };
+
+PyTypeObject* cell_type = nullptr;
 
 // Signatures live as long as the process, like the types they stand for: batches and plans point at them.
 std::deque<Variant>& all_variants() {
@@ -181,6 +184,47 @@ bool read_operand(PyObject* arg, Py_ssize_t slot, Reader& in) {
   return good;
 }
 
+const Variant* variant_of(CellObject* self, Py_ssize_t count, const Reader& in);
+
+// The two parts of a call, `(slot, cell of that operand, cell of the rest)`. See `Variant`.
+bool infer_parts(CellObject* self, Py_ssize_t count, const Reader& in, PyObject* parts, Variant& v) {
+  static int recurrences = 0;
+  int slot;
+  CellObject *first, *second;
+  if (!PyArg_ParseTuple(parts, "iO!O!", &slot, cell_type, &first, cell_type, &second)) {
+    return false;
+  }
+  const bool lists = std::find(in.kinds, in.kinds + count, Operand::list) != in.kinds + count;
+  if (slot < 0 || slot >= count || lists || (in.kinds[slot] != Operand::value && in.kinds[slot] != Operand::tensor)) {
+    return true;  // runs as it is
+  }
+  Reader one, rest;
+  one.kinds[0] = in.kinds[slot];
+  one.classes[0] = in.classes[slot];
+  const Variant* ahead = variant_of(first, 1, one);
+  if (ahead == nullptr) {
+    return false;
+  }
+  std::copy(in.kinds, in.kinds + count, rest.kinds);
+  std::copy(in.classes, in.classes + count, rest.classes);
+  rest.kinds[slot] = Operand::value;
+  rest.classes[slot] = ahead->out_classes[0];
+  const Variant* after = variant_of(second, count, rest);
+  if (after == nullptr) {
+    return false;
+  }
+  if (self->recurrence == 0) {
+    self->recurrence = uint64_t{1} << (recurrences++ % 64);
+  }
+  v.slot = slot;
+  v.ahead = ahead;
+  v.rest = after;
+  v.recurrence = self->recurrence;
+  all_variants()[ahead->id].merge = ahead->operands[0] == Operand::value && !ahead->lone;
+  all_variants()[after->id].recurrence = self->recurrence;
+  return true;
+}
+
 // A signature that this cell has not had yet: its Python side says what comes out.
 const Variant* infer(CellObject* self, Py_ssize_t count, const Reader& in) {
   PyObject* kinds = PyTuple_New(count);
@@ -194,18 +238,25 @@ const Variant* infer(CellObject* self, Py_ssize_t count, const Reader& in) {
   if (told == nullptr) {
     return nullptr;
   }
-  PyObject* outs;
+  PyObject *outs, *ahead;
   int lone, pure;
-  if (!PyArg_ParseTuple(told, "O!pp", &PyTuple_Type, &outs, &lone, &pure)) {
+  if (!PyArg_ParseTuple(told, "O!ppO", &PyTuple_Type, &outs, &lone, &pure, &ahead)) {
     Py_DECREF(told);
     return nullptr;
   }
   auto& all = all_variants();
   Variant v;
+  if (ahead != Py_None && !infer_parts(self, count, in, ahead, v)) {
+    Py_DECREF(told);
+    return nullptr;
+  }
   v.id = static_cast<int32_t>(all.size());
+  v.cell = self->owner;
   v.lone = lone != 0;
-  v.merge = pure != 0 && !v.lone &&
-            std::all_of(in.kinds, in.kinds + count, [](Operand kind) { return kind == Operand::number; });
+  // without a number equal calls are rare, and looking for them would cost more than it saves
+  const auto some = [&](Operand kind) { return std::count(in.kinds, in.kinds + count, kind); };
+  v.merge = pure != 0 && !v.lone && some(Operand::number) > 0 &&
+            some(Operand::number) + some(Operand::value) == static_cast<std::ptrdiff_t>(count);
   v.operands.assign(in.kinds, in.kinds + count);
   v.in_classes.assign(in.classes, in.classes + count);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(outs); ++i) {
@@ -258,8 +309,22 @@ PyObject* cell_call(PyObject* object, PyObject* const* args, size_t nargsf, PyOb
   if (v == nullptr) {
     return nullptr;
   }
-  current->note(v->id, self->owner);
-  const int64_t first = current->recorder.append(*v, in.data(), in.count);
+  const int64_t* operands = in.data();
+  int64_t parts[kMostOperands];
+  int64_t first = 0;
+  if (current->recorder.splits(*v, operands)) {
+    const Variant* ahead = v->ahead;
+    current->note(ahead->id, static_cast<PyObject*>(ahead->cell));
+    first = current->recorder.append(*ahead, operands + v->slot, 1);
+    std::copy(operands, operands + in.count, parts);
+    parts[v->slot] = first;
+    operands = parts;
+    v = v->rest;
+  }
+  if (first >= 0) {
+    current->note(v->id, static_cast<PyObject*>(v->cell));
+    first = current->recorder.append(*v, operands, in.count);
+  }
   if (first < 0) {
     return PyObject_CallMethod(current_object, "_on_later_phase", "L", static_cast<long long>(-1 - first));
   }
@@ -387,6 +452,7 @@ void add_cell_types(pybind11::module_& m) {
     throw pybind11::error_already_set();
   }
   m.add_object("Value", reinterpret_cast<PyObject*>(value_type));
+  cell_type = reinterpret_cast<PyTypeObject*>(cell);
   m.add_object("Cell", pybind11::reinterpret_steal<pybind11::object>(cell));
 }
 

@@ -32,6 +32,13 @@ class Depths {
   void keep(DepthRule rule) {
     rule_ = rule;
   }
+  bool by_program() const {
+    return rule_.program;
+  }
+  // Phase of a call that has been recorded.
+  int32_t phase_of(int64_t node) const {
+    return calls_[node].phase();
+  }
   // What is flushed is executed: it has no depth any more.
   void restart(int64_t flushed) {
     if (flushed != since_) {

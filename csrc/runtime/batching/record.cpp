@@ -17,17 +17,70 @@ void each_operand(const Variant& variant, const int64_t* operands, On on) {
   }
 }
 
+uint64_t hash_of(uint64_t seed, const int64_t* numbers, int64_t count) {
+  uint64_t hash = seed;
+  for (int64_t k = 0; k < count; ++k) {
+    hash = (hash ^ static_cast<uint64_t>(numbers[k])) * 0x9E3779B97F4A7C15ULL;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
 }  // namespace
+
+// Where the hash table has an equal call, or has room for it.
+int32_t* Recorder::equal(const Variant& variant, const int64_t* operands) {
+  const auto width = static_cast<int64_t>(variant.operands.size());
+  const auto hashed = [](const Variant& v, const int64_t* numbers) {
+    return hash_of(static_cast<uint64_t>(v.id) + 1, numbers, static_cast<int64_t>(v.operands.size()));
+  };
+  if (2 * distinct_ >= static_cast<int64_t>(equals_.size())) {
+    std::vector<int32_t> larger(std::max<size_t>(256, 2 * equals_.size()), -1);
+    for (const int32_t node : equals_) {
+      if (node >= 0) {
+        size_t at = hashed(*variant_[node], &operands_[operand_start_[node]]);
+        while (larger[at & (larger.size() - 1)] >= 0) {
+          ++at;
+        }
+        larger[at & (larger.size() - 1)] = node;
+      }
+    }
+    equals_ = std::move(larger);
+  }
+  for (size_t at = hashed(variant, operands);; ++at) {
+    int32_t& node = equals_[at & (equals_.size() - 1)];
+    if (node < 0) {
+      return &node;
+    }
+    const int64_t* known = &operands_[operand_start_[node]];
+    bool same = variant_[node] == &variant;
+    for (int64_t k = 0; same && k < width; ++k) {  // one or two numbers: less than a call would cost
+      same = operands[k] == known[k];
+    }
+    if (same) {
+      return &node;
+    }
+  }
+}
 
 int64_t Recorder::append(const Variant& variant, const int64_t* operands, int64_t count) {
   Depths& depths = this->depths();
+  int32_t* same = nullptr;
+  if (variant.merge && early_ && !depths.by_program()) {
+    same = equal(variant, operands);
+    if (*same >= 0 && depths.phase_of(*same) <= depths.phase()) {
+      return first_value_[*same];
+    }
+  }
   Depths::Reads reads;
+  uint64_t recurrences = variant.recurrence;
   each_operand(variant, operands, [&](Operand kind, const int64_t* values, int64_t n) {
     if (kind != Operand::value && kind != Operand::list) {
       return;
     }
     for (int64_t i = 0; i < n; ++i) {
       const int32_t arg = producer_[values[i]];
+      recurrences |= recurrences_[arg];
       if (arg >= flushed_) {
         depths.read(arg, &reads);
       }
@@ -39,7 +92,12 @@ int64_t Recorder::append(const Variant& variant, const int64_t* operands, int64_
   depths.add(variant.id, reads);
   const auto node = static_cast<int32_t>(variant_.size());
   const auto value = static_cast<int64_t>(producer_.size());
+  if (same != nullptr) {
+    distinct_ += *same < 0;
+    *same = node;
+  }
   variant_.push_back(&variant);
+  recurrences_.push_back(recurrences);
   operand_start_.push_back(static_cast<int64_t>(operands_.size()));
   operands_.insert(operands_.end(), operands, operands + count);
   first_value_.push_back(value);
@@ -90,26 +148,22 @@ Graph Recorder::graph(std::vector<const Variant*>& type_variant) const {
 
 namespace {
 
-// Which calls of a batch have the numbers of an earlier one: `same[i]` is the place of the first such call among the
-// kept ones, in order. Returns how many are kept.
+// Which calls of a batch have the operands of an earlier one, `keys` in rows of `width`: `same[i]` is the place of the
+// first such call among the kept ones, in order. Returns how many are kept.
 class Equals {
  public:
-  int64_t find(const std::vector<const int64_t*>& calls, int64_t width, std::vector<int32_t>& same) {
+  int64_t find(const std::vector<int64_t>& keys, int64_t width, int64_t calls, std::vector<int32_t>& same) {
     size_t size = 16;
-    while (size < 2 * calls.size()) {
+    while (size < 2 * static_cast<size_t>(calls)) {
       size *= 2;
     }
     slots_.assign(size, -1);
     first_.clear();
-    same.resize(calls.size());
-    for (size_t i = 0; i < calls.size(); ++i) {
-      uint64_t hash = 0;
-      for (int64_t k = 0; k < width; ++k) {
-        hash = (hash ^ static_cast<uint64_t>(calls[i][k])) * 0x9E3779B97F4A7C15ULL;
-        hash ^= hash >> 29;
-      }
-      size_t at = hash & (size - 1);
-      while (slots_[at] >= 0 && !std::equal(calls[i], calls[i] + width, calls[first_[slots_[at]]])) {
+    same.resize(calls);
+    for (int64_t i = 0; i < calls; ++i) {
+      const int64_t* key = keys.data() + i * width;
+      size_t at = hash_of(0, key, width) & (size - 1);
+      while (slots_[at] >= 0 && !std::equal(key, key + width, keys.data() + first_[slots_[at]] * width)) {
         at = (at + 1) & (size - 1);
       }
       if (slots_[at] < 0) {
@@ -138,7 +192,7 @@ Placement Recorder::place(const Schedule& schedule) {
   batch_of_.resize(variant_.size(), -1);
   std::vector<int32_t> seen(batches_ + schedule.start.size(), -1);  // by batch: the operand that has listed it
   std::vector<int32_t> type_of, same;                               // by variant id; by call of a batch
-  std::vector<int64_t> outside;                                     // by class: tensors from outside so far
+  std::vector<int64_t> outside, keys;                               // by class: tensors from outside so far; of merging
   std::vector<const int64_t*> at;  // by call: its next operand; operands are walked slot by slot
   Equals equals;
   int32_t operand_index = 0;
@@ -164,7 +218,14 @@ Placement Recorder::place(const Schedule& schedule) {
     }
     int64_t count = calls;
     if (variant.merge) {
-      count = equals.find(at, static_cast<int64_t>(variant.operands.size()), same);
+      const size_t width = variant.operands.size();
+      keys.clear();
+      for (const int64_t* operands : at) {
+        for (size_t slot = 0; slot < width; ++slot) {
+          keys.push_back(variant.operands[slot] == Operand::value ? row_[operands[slot]] : operands[slot]);
+        }
+      }
+      count = equals.find(keys, static_cast<int64_t>(width), calls, same);
       for (int64_t i = 0; i < count; ++i) {  // kept calls move forward, never over one still needed
         at[i] = at[equals.first(i)];
       }
@@ -252,6 +313,10 @@ Placement Recorder::place(const Schedule& schedule) {
   p.offset.push_back(static_cast<int64_t>(p.records.size()));
   p.used = used_;
   flushed_ = nodes();
+  if (distinct_ > 0) {
+    equals_.clear();
+    distinct_ = 0;
+  }
   return p;
 }
 

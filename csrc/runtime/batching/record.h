@@ -22,10 +22,19 @@ enum class Operand : int32_t {
 struct Variant {
   int32_t id = 0;                    // dense, in the whole process
   bool lone = false;                 // never batched
-  bool merge = false;                // calls with equal numbers, and no other operands, are computed once
+  bool merge = false;                // equal calls are computed once; operands are numbers and values
   std::vector<Operand> operands;     // kind of every operand
   std::vector<int32_t> in_classes;   // value class of every operand, -1 for numbers
   std::vector<int32_t> out_classes;  // value class of every result
+
+  // A recurrence one of whose operands, `slot`, goes into a product of its own: a call whose operand there does not
+  // depend on the recurrence is recorded as two, `ahead` of that operand alone and `rest`, which takes the result of
+  // `ahead` in its place. So the products run for all steps at once, before the first one.
+  int32_t slot = -1;
+  const Variant* ahead = nullptr;
+  const Variant* rest = nullptr;
+  uint64_t recurrence = 0;  // a bit, the same for all signatures of the cell and for their `rest`
+  void* cell = nullptr;     // the Python cell, borrowed: there while the cell can be called
 };
 
 // The batches of a flush as arrays, for executors.
@@ -61,6 +70,20 @@ class Recorder {
   // the call reads a pending result of a later phase nothing is appended, and the answer is -1 - that phase.
   int64_t append(const Variant& variant, const int64_t* operands, int64_t count);
 
+  // Whether this call is to be recorded as the two parts of its variant.
+  bool splits(const Variant& variant, const int64_t* operands) const {
+    if (variant.ahead == nullptr || depths_.by_program()) {
+      return false;
+    }
+    const bool made = variant.operands[variant.slot] == Operand::value;
+    return !made || (recurrences_[producer_[operands[variant.slot]]] & variant.recurrence) == 0;
+  }
+
+  // Equal calls that may be merged are recorded once, where depth is by data; otherwise `place` merges them.
+  void merge_early(bool early) {
+    early_ = early;
+  }
+
   // The calls since the last flush as a graph; types are dense, `type_variant` names them.
   Graph graph(std::vector<const Variant*>& type_variant) const;
 
@@ -95,14 +118,20 @@ class Recorder {
   std::vector<const Variant*> variant_;  // [nodes]
   std::vector<int64_t> operand_start_;   // [nodes], into operands_
   std::vector<int64_t> operands_;
-  std::vector<int64_t> first_value_;  // [nodes], id of the first result
-  std::vector<int32_t> producer_;     // [values], the node that makes it
-  std::vector<int32_t> row_;          // [values flushed], row in its class's table
-  std::vector<int64_t> used_;         // [classes], rows given out
-  std::vector<int32_t> batch_of_;     // [nodes flushed], the batch that ran it
-  int32_t batches_ = 0;               // batches of all flushes
-  int64_t flushed_ = 0;               // nodes that are executed
+  std::vector<int64_t> first_value_;   // [nodes], id of the first result
+  std::vector<int32_t> producer_;      // [values], the node that makes it
+  std::vector<int32_t> row_;           // [values flushed], row in its class's table
+  std::vector<int64_t> used_;          // [classes], rows given out
+  std::vector<int32_t> batch_of_;      // [nodes flushed], the batch that ran it
+  std::vector<uint64_t> recurrences_;  // [nodes], bits of the recurrences that a call depends on or belongs to
+  int32_t batches_ = 0;                // batches of all flushes
+  int64_t flushed_ = 0;                // nodes that are executed
   Depths depths_;
+  bool early_ = true;
+  std::vector<int32_t> equals_;  // hash table of pending calls that may be merged; -1 is free
+  int64_t distinct_ = 0;         // calls in it
+
+  int32_t* equal(const Variant& variant, const int64_t* operands);
 };
 
 }  // namespace edgeops::batching

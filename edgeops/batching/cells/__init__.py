@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Built-in cells on native kernels: they read operands through row lists and write into tables, nothing is gathered."""
 
+from edgeops.batching.cells.classifier import Classifier as Classifier
 from edgeops.batching.cells.embedding import Embedding as Embedding
 from edgeops.batching.cells.gru import GRU as GRU
 from edgeops.batching.cells.lstm import LSTM as LSTM

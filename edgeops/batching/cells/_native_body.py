@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.utils.parametrize
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
@@ -36,7 +37,8 @@ class NativeBody(Body):
     def run(self, *rows: Any) -> Any:
         return self._run(*rows)
 
-    def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    def check(self, operands: Sequence[tuple[int, int]]) -> None:
+        """Refuse operands that a program cannot take."""
         if torch.nn.utils.parametrize.is_parametrized(self.module):
             rule, advice = "parameters must be plain ones", "Remove the parametrizations, or use batching.cell."
             raise TypeError(message(f"batching cell {self.name}", rule, "a parametrized module", advice))
@@ -46,6 +48,9 @@ class NativeBody(Body):
                 rule = f"operands must have the parameters' dtype {dtype}"
                 got = f"{value_class(number).dtype} at {slot}"
                 raise TypeError(message(f"batching cell {self.name}", rule, got, "Cast the operand or the module."))
+
+    def infer(self, operands: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+        self.check(operands)
         return super().infer(operands)
 
     def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
@@ -64,6 +69,27 @@ class NativeBody(Body):
                 got, advice = f"{p.dtype} on {p.device}", "Convert the whole module with .to()."
                 raise TypeError(message(f"batching cell {self.name}", rule, got, advice))
         return found
+
+
+class GatesAhead(NativeBody):
+    """What a recurrence makes of its input alone: `weight_ih` times x and biases, for all steps at once."""
+
+    def __init__(self, module: nn.Module, biases: Sequence[str], name: str) -> None:
+        super().__init__(module, self.gates, name)
+        self.biases = biases
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Rows `[m, input_size]` to rows of gates."""
+        m = self.module
+        there = [getattr(m, name) for name in self.biases if getattr(m, name) is not None]
+        return F.linear(x, m.weight_ih, sum(there) if there else None)
+
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p, (width, depth) = program, self.module.weight_ih.shape
+        x, grads = p.operand(0, depth), p.d_kept(width)
+        p.copy(grads, p.d_result(0), section=1)
+        product = p.linear(p.result(0), grads, {"weight_ih": [x]}, self.biases)
+        p.backprop(p.d_operand(0), x, [product])
 
 
 def width_of(operand: tuple[int, int]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgeops.batching._program import Program
 from edgeops.batching._runtime import runtime
 from edgeops.batching.cell import CellOwner
-from edgeops.batching.cells._native_body import NativeBody
+from edgeops.batching.cells._native_body import GatesAhead, NativeBody
 
 
 class LSTM(CellOwner, nn.LSTMCell):
@@ -41,6 +41,11 @@ class LSTM(CellOwner, nn.LSTMCell):
 class _Step(NativeBody):
     def __init__(self, module: LSTM) -> None:
         super().__init__(module, module.step_rows, "LSTM.step")
+        ahead = GatesAhead(module, ["bias_ih", "bias_hh"], "LSTM.step of x")
+        self._parts = 0, runtime().Cell(ahead), runtime().Cell(_Rest(module))
+
+    def parts(self) -> tuple[int, Any, Any]:
+        return self._parts
 
     def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
         p, m = program, self.module
@@ -52,4 +57,29 @@ class _Step(NativeBody):
         p.cell(1, "lstm_bwd", width, gates, c, p.result(1), p.d_result(0), p.d_result(1), dgates, dc)
         p.add(p.d_operand(2), dc)
         p.backprop(p.d_operand(0), x, [product])
+        p.backprop(p.d_operand(1), h, [product])
+
+
+class _Rest(NativeBody):
+    """A step whose gates have had their part of x."""
+
+    def __init__(self, module: LSTM) -> None:
+        super().__init__(module, self.rest, "LSTM.step of h")
+
+    def rest(self, gates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of gates and states to states: plain PyTorch."""
+        i, f, g, o = (gates + h @ self.module.weight_hh.T).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def write(self, program: Program, operands: Sequence[tuple[int, int]]) -> None:
+        p, width = program, self.module.hidden_size
+        h, c = p.operand(1, width), p.operand(2, width)
+        gates, dgates, dc = p.kept(4 * width), p.d_kept(4 * width), p.room(width)
+        p.copy(gates, p.operand(0, 4 * width))
+        product = p.linear(gates, dgates, {"weight_hh": [h]}, on=True)
+        p.cell(0, "lstm_fwd", width, gates, c, p.result(0), p.result(1))
+        p.cell(1, "lstm_bwd", width, gates, c, p.result(1), p.d_result(0), p.d_result(1), dgates, dc)
+        p.add(p.d_operand(0), dgates)
+        p.add(p.d_operand(2), dc)
         p.backprop(p.d_operand(1), h, [product])

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeops.batching.cell import cell
-from edgeops.batching.cells import GRU, LSTM, Embedding, RaggedSum
-from edgeops.batching.models.model import Classify, Model
+from edgeops.batching.cells import GRU, LSTM, Classifier, Embedding, RaggedSum
+from edgeops.batching.models.model import Model
 
 Arc = tuple[int, int]  # the position it comes from, its word
 Lattice = Sequence[tuple[Sequence[Arc], int]]  # by position: the arcs that end there, its tag
@@ -27,7 +26,7 @@ class LatticeModel(Model):
         self.words = Embedding(words, width)
         self.start = Embedding(parts, width)
         self.total = RaggedSum()
-        self.loss = cell(Classify(width, tags))
+        self.classes = Classifier(width, tags)
         self.parts = parts
 
     def step(self, word: bool, x: Any, state: State) -> State:
@@ -40,7 +39,7 @@ class LatticeModel(Model):
         losses = []
         for position, (arcs, tag) in enumerate(instance):
             states.append(self._state(position, arcs, states))
-            losses.append(self.loss(states[-1][0], tag))
+            losses.append(self.classes.loss(states[-1][0], tag))
         return losses
 
     def _state(self, position: int, arcs: Sequence[Arc], states: Sequence[State]) -> State:

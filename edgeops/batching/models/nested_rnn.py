@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from edgeops.batching.cell import cell
-from edgeops.batching.cells import GRU, Embedding
-from edgeops.batching.models.model import Classify, Model
+from edgeops.batching.cells import GRU, Classifier, Embedding
+from edgeops.batching.models.model import Model
 
 _FIRST = 2  # what stands where there is no edge before
 
@@ -28,7 +28,7 @@ class NestedRNN(Model):
         self.edges, self.start = Embedding(3, width), Embedding(1, width)
         self.outer = GRU(width, width)
         self.inner = cell(nn.RNNCell(width, width))
-        self.loss = cell(Classify(width, 2))
+        self.classes = Classifier(width, 2)
 
     async def program(self, instance: Sequence[Sequence[int]]) -> list[Any]:
         """One loss an edge that may be."""
@@ -38,7 +38,7 @@ class NestedRNN(Model):
             state, before = node, _FIRST
             for edge in edges:
                 state = self.inner(self.edges.look_up(before), state)
-                losses.append(self.loss(state, edge))
+                losses.append(self.classes.loss(state, edge))
                 before = edge
             node = self.outer.step(state, node)
         return losses

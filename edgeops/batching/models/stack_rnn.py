@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeops.batching.cell import cell
-from edgeops.batching.cells import GRU, Embedding
-from edgeops.batching.models.model import Classify, Model, of_decision
+from edgeops.batching.cells import GRU, Classifier, Embedding
+from edgeops.batching.models.model import Model, of_decision
 from edgeops.batching.programs import wait
 
 
@@ -31,7 +31,7 @@ class StackRNN(Model):
         self.follow = GRU(width, width)
         self.score = cell(nn.Linear(width, 1))
         self.decided = cell(of_decision)
-        self.loss = cell(Classify(width, classes))
+        self.classes = Classifier(width, classes)
 
     async def program(self, instance: tuple[Sequence[int], int]) -> list[Any]:
         """The losses of the decisions and of the class."""
@@ -50,7 +50,7 @@ class StackRNN(Model):
                 stack.append(self.reduce(left, right, parse))
             else:
                 stack.append(words.pop())
-        return [*losses, self.loss(stack[0], label)]
+        return [*losses, self.classes.loss(stack[0], label)]
 
 
 class _Mix(nn.Module):

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeops.batching.cell import cell
-from edgeops.batching.cells import MVRNN, BinaryTreeGRU, BinaryTreeLSTM, Embedding
-from edgeops.batching.models.model import Classify, Model
+from edgeops.batching.cells import MVRNN, BinaryTreeGRU, BinaryTreeLSTM, Classifier, Embedding
+from edgeops.batching.models.model import Model
 
 Tree = tuple[Any, ...]  # (label, word) or (label, left, right)
 State = tuple[Any, ...]
@@ -21,7 +20,7 @@ class TreeModel(Model):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.loss = cell(Classify(width, classes))
+        self.classes = Classifier(width, classes)
 
     def leaf(self, word: int) -> State:
         """The state of a word."""
@@ -44,7 +43,7 @@ class TreeModel(Model):
             state = self.leaf(tree[1])
         else:
             state = self.inner(self._visit(tree[1], losses), self._visit(tree[2], losses))
-        losses.append(self.loss(state[self.read], tree[0]))
+        losses.append(self.classes.loss(state[self.read], tree[0]))
         return state
 
 
