@@ -135,6 +135,7 @@ class Flush:
         self.outside = [outside[i] for i in placed["tensors"]]
         self.gathered_bytes = 0
         self.packed_bytes = 0  # weights in the kernels' own order
+        self.begun_bytes = 0  # products made ahead, copied to where a step adds its own
         self._outside_rows: dict[int, list[int]] = {}  # by class: which of `outside` are the rows of its table
         for place, i in enumerate(placed["tensors"].tolist()):
             self._outside_rows.setdefault(classes[i], []).append(place)
@@ -143,6 +144,9 @@ class Flush:
         self.devices = [None if p is None else p.device for p in programs]
         self.parameters = {body: list(body.parameters()) for body in bodies}
         self.counts = placed["records"][placed["offset"][:-1] + 2].tolist()
+        begun = [0 if p is None else p.begun_bytes for p in programs]
+        if any(begun):
+            self.begun_bytes = sum(begun[kind] * count for kind, count in zip(placed["type"].tolist(), self.counts))
         self.saved: dict[int, Any] = {}  # by batch, of bodies that run themselves
         self.first_batch = 0
         self.captured: list[Tensor] = []

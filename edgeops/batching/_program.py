@@ -128,6 +128,7 @@ class Program:
         self.device = device
         self.code: tuple[list[int], ...] = tuple([] for _ in range(SECTIONS))
         self.needs: list[Need] = []
+        self.begun_bytes = 0  # a call: rows of operands that forward copies, to add products to them
         self.codes: dict[Any, Tensor] = {}  # of flushes whose first program this is
         self.grads: dict[int, tuple[str, ...]] = {}  # tensor: the parameters whose gradient it is
         self.written: set[int] = set()  # gradients that need no zeros to begin with
@@ -332,6 +333,8 @@ class Program:
     def copy(self, to: Place, place: Place, section: int = 0) -> None:
         """`to = place`."""
         self._write(section, Step.COPY, to, place)
+        if section == 0 and place.where is Where.OPERAND:
+            self.begun_bytes += place.width * self.dtype.itemsize
 
     def sum(self, to: Place, slot: int) -> None:
         """`to = the sums of the lists` of an operand, with its backward."""

@@ -11,7 +11,7 @@ from typing import Any
 from edgeops._common.errors import message
 from edgeops.batching.schedule import Graph, lower_bound
 
-COPIES = ("weights", "activations", "indices")
+COPIES = ("weights", "activations", "products", "indices")
 _MANY_TYPES = 64
 _SITES = 3  # of a summary
 _MANY_BATCHES = 20  # fewer say nothing about how well a program batches
@@ -30,8 +30,9 @@ class Report:
         sites: where flushes were asked for, `file:line` outside of edgeops, and how often.
         cache_hits: flushes whose schedule came from the session's plan cache.
         copied_bytes: what was written to bring operands together, each copy once, forward: `"weights"` joined or packed
-            for the kernels, `"activations"` gathered row by row for cells without native kernels, `"indices"` of rows
-            and integer operands.
+            for the kernels, `"activations"` gathered row by row for cells without native kernels, `"products"` with
+            inputs that were made ahead of a recurrence and that its steps begin with, `"indices"` of rows and integer
+            operands.
         record_s: inside of the `with` block, flushes left out: recording and what else the program does there.
         schedule_s: choosing batches and table rows.
         execute_s: running them, forward.
@@ -69,9 +70,9 @@ class Report:
         self.execute_s += time.perf_counter() - execute_began
         self._warn()
 
-    def add_copies(self, weights: int, activations: int, indices: int) -> None:
+    def add_copies(self, weights: int, activations: int, products: int, indices: int) -> None:
         """Count the bytes that a flush has copied."""
-        for name, size in zip(COPIES, (weights, activations, indices), strict=True):
+        for name, size in zip(COPIES, (weights, activations, products, indices), strict=True):
             self.copied_bytes[name] += size
 
     @property

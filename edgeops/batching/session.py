@@ -133,7 +133,7 @@ class Session(Marks):
                 raise
             raise meant from None
         indices = sum(placed[name].nbytes for name in ("rows", "numbers", "starts"))
-        self.report.add_copies(flush.packed_bytes, flush.gathered_bytes, indices)
+        self.report.add_copies(flush.packed_bytes, flush.gathered_bytes, flush.begun_bytes, indices)
         self.report.add_flush(graph, flush.counts, _site(), scheduled - begin, scheduled)
         self.report.cache_hits += plan.graph is not graph
         if self._former:

@@ -125,3 +125,16 @@ def test_equal_calls_of_two_flushes() -> None:
         s.flush()
         second = cell.step(words.look_up(1), zero, zero)
     assert torch.equal(s.tensor(first[0]), s.tensor(second[0]))
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(LSTM, 4), (GRU, 3)])
+def test_the_report_tells_what_steps_begin_with(cell: type, gates: int) -> None:
+    """Nothing is gathered; a step's row of products with x is copied to where its own product is added."""
+    texts = Texts(cell)
+    _, report = run(lambda text: texts.stacked(text), WORDS)
+    assert report.gathered_bytes == 0
+    row = 8 * gates * 6
+    assert report.copied_bytes["products"] % row == 0
+    assert 0 < report.copied_bytes["products"] // row <= 2 * sum(map(len, WORDS))
+    _, plain = run(lambda text: texts.fed_back(text), WORDS)
+    assert plain.gathered_bytes == 0

@@ -86,7 +86,7 @@ def test_copies_by_class() -> None:
         more = [double(h) for h, _ in states[::2]]
         s.stack(more)
     copied = s.report.copied_bytes
-    assert list(copied) == ["weights", "activations", "indices"]
+    assert list(copied) == ["weights", "activations", "products", "indices"]
     # the outside operands of the first doubles and every second state, which is no run of rows
     assert copied["activations"] == 4 * width * (2 + len(more)) == s.report.gathered_bytes
     # both matrices joined and both biases added, at the least
