@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,22 +12,15 @@ from torch import Tensor, nn
 
 from edgeops._common import describe, message
 from edgeops.offload._reference import compute_dtype
-from edgeops.offload.fit import fit
+from edgeops.offload.learning import look
 from edgeops.offload.linear import SubspaceLinear
 from edgeops.offload.links import Link
-from edgeops.offload.moments import CHANGES, transfer
 from edgeops.offload.pair import Pair
 from edgeops.offload.pipeline import Pipeline
 from edgeops.offload.schedule import Policy
-from edgeops.offload.targets import (
-    PROJECTORS,
-    Select,
-    Target,
-    first_pair,
-    pair_of_gradient,
-    select_linears,
-)
-from edgeops.offload.update import Update
+from edgeops.offload.settings import SETTINGS, check_settings
+from edgeops.offload.targets import Select, Target, first_pair, select_linears
+from edgeops.offload.update import Overlapped, Update, without_bad_gradients
 
 WHO = "LSPAdamW"
 
@@ -136,7 +128,12 @@ class LSPAdamW(torch.optim.Optimizer):
         self._seed, self._state_device = seed, torch.device(state_device)
         self._ordinary: torch.optim.AdamW | None = None
         self._pipeline: Pipeline | None = None
+        self._learning = False
+        self.skipped = 0
         defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
+        check_settings(WHO, subspace)  # all that can be refused, before a layer is touched
+        if policy is not None:
+            self._check_overlap(policy, accumulation_steps, isinstance(params, nn.Module))
         groups = self._groups_of_model(params, subspace, targets) if isinstance(params, nn.Module) else list(params)
         super().__init__(groups, {**defaults, **dict.fromkeys(subspace)})
         for group in self.param_groups:
@@ -177,7 +174,7 @@ class LSPAdamW(torch.optim.Optimizer):
             return
         for key, value in subspace.items():
             group[key] = value if group.get(key) is None else group[key]
-        check_settings(group)
+        check_settings(WHO, group)
         place = next(i for i, each in enumerate(self.param_groups) if each is group)
         for i, p in enumerate(group["params"]):
             if id(p) in self._targets:
@@ -236,43 +233,11 @@ class LSPAdamW(torch.optim.Optimizer):
             elif target.due and target.module is not None:
                 target.module.learn = functools.partial(self._learn, target)
 
-    @torch.no_grad()
     def _learn(self, target: Target, grad: Tensor) -> Pair:
-        """Look at a whole gradient, change the pair where it no longer fits; the pair to use."""
-        if not target.due:
-            return target.pair
-        group = self._group_of(target)
-        target.due = False  # the layer goes on as it began until the step ends: a checkpoint recomputes what it saw
-        grad = average_over_devices(grad.to(compute_dtype(grad.dtype)))
-        if not bool(torch.isfinite(grad).all()):
-            return target.pair
-        old = target.pair
-        if math.isfinite(target.fit_bias):
-            limit = group["alpha"] if group["alpha"] is not None else group["alpha_relative"] * target.fit_bias
-            if float(old.bias(grad)) <= limit:
-                return old
-        new, target.fit_bias = self._fitted(target, group, grad)
-        state = self.state.get(target.leaf)
-        if state:
-            m, v, t = transfer(old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"])
-            state["exp_avg"], state["exp_avg_sq"] = m, v
-            state["step"].fill_(t)
-        target.learned += 1
-        target.set_pair(new)
-        return new
-
-    def _fitted(self, target: Target, group: dict[str, Any], grad: Tensor) -> tuple[Pair, float]:
-        if group["projector"] != "learned":
-            new = pair_of_gradient(group["projector"], grad, target.pair.shape)
-            return new, float(new.bias(grad))
-        start = target.pair
-        if not group["warm_start"] and target.learned:
-            start = first_pair(WHO, target.name, target.weight, "learned", group["d"], group["r"], self._generator)
-        found = fit(
-            start, grad, steps=group["fit_steps"], lr=group["fit_lr"], beta=group["fit_beta"],
-            stop_at=group["alpha"] or 0.0,
-        )  # fmt: skip
-        return found.pair, found.bias
+        """The pair to use, after a look at a whole gradient where one is due."""
+        if target.due:
+            look(target, self._group_of(target), grad, self.state.get(target.leaf), self._generator)
+        return target.pair
 
     @torch.no_grad()
     def _compress(self, target: Target, p: Tensor) -> None:
@@ -310,10 +275,14 @@ class LSPAdamW(torch.optim.Optimizer):
                 for p in group["params"]:
                     self._targets[id(p)].due = True
                 self._arm(group)
-        with torch.enable_grad():
-            closure()
-        for target in self._targets.values():
-            target.due = False
+        self._learning = True
+        try:
+            with torch.enable_grad():
+                closure()
+        finally:
+            self._learning = False
+            for target in self._targets.values():
+                target.due = False
         self.zero_grad()
         return {t.name: t.fit_bias for t in self._targets.values()}
 
@@ -321,7 +290,10 @@ class LSPAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of everything that has a gradient. A target whose gradient is not finite is left out and counted.
+        """One update of everything that has a gradient.
+
+        What has a gradient that is not finite is left out and counted: `skipped` of a target, `skipped` of the
+        optimizer for other parameters.
 
         Raises:
             TypeError: a sparse gradient.
@@ -372,13 +344,18 @@ class LSPAdamW(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------ overlapped updates
 
-    def _overlap(self, policy: str | Policy, accumulation_steps: int, link: Link | None, record: bool) -> None:
-        if self._model is None:
+    @staticmethod
+    def _check_overlap(policy: str | Policy, accumulation_steps: int, model: bool) -> None:
+        if not model:
             rule = "policy needs a model, whose layers wait for their updates"
             raise ValueError(message(WHO, rule, "parameters", "Pass the model itself, or leave policy out."))
         if accumulation_steps < 1:
             rule = "accumulation_steps must be at least 1"
             raise ValueError(message(WHO, rule, str(accumulation_steps), "Count the backward passes of a step."))
+        if policy != "auto":
+            Policy.parse(policy)
+
+    def _overlap(self, policy: str | Policy, accumulation_steps: int, link: Link | None, record: bool) -> None:
         self._accumulation = accumulation_steps
         self._pipeline = Pipeline(len(self._targets), policy, link=link, record=record)
         group = self.param_groups[0]
@@ -401,6 +378,8 @@ class LSPAdamW(torch.optim.Optimizer):
             self._pipeline.finish()
 
     def _arrived(self, target: Target, leaf: Tensor) -> None:
+        if self._learning:
+            return
         target.arrived += 1
         if target.arrived >= self._accumulation:
             self._submit(target)
@@ -412,7 +391,7 @@ class LSPAdamW(torch.optim.Optimizer):
         assert small is not None
         assert self._pipeline is not None
         target.leaf.grad = None
-        self._pipeline.submit(_Overlapped(self._update_of(target, small, target.host), self))
+        self._pipeline.submit(Overlapped(self._update_of(target, small, target.host), self._through))
 
     # ------------------------------------------------------------------ the rest
 
@@ -422,7 +401,9 @@ class LSPAdamW(torch.optim.Optimizer):
             if self._ordinary is None:
                 self._ordinary = torch.optim.AdamW([torch.zeros(1)])
             self._ordinary.param_groups, self._ordinary.state = groups, self.state
-            self._ordinary.step()
+            with without_bad_gradients([p for g in groups for p in g["params"]]) as left_out:
+                self._ordinary.step()
+            self.skipped += left_out
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As of every optimizer; compressed gradients go, too."""
@@ -493,51 +474,3 @@ class LSPAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["d"] is not None:
                 self._arm(group)
-
-
-class _Overlapped:
-    """An update in the pipeline; the optimizer is told when it has been applied."""
-
-    def __init__(self, update: Update, optimizer: LSPAdamW) -> None:
-        self.layer, self.down_bytes, self.up_bytes = update.layer, update.down_bytes, update.up_bytes
-        self.down, self.update, self.up = update.down, update.update, update.up
-        self._update, self._optimizer = update, optimizer
-
-    def apply(self) -> None:
-        self._update.apply()
-        self._optimizer._through(self._update)
-
-
-SETTINGS = (
-    "projector", "check_every", "alpha", "alpha_relative", "fit_steps", "fit_lr", "fit_beta", "warm_start", "on_change",
-    "stochastic_rounding", "wire_dtype", "max_norm",
-)  # fmt: skip
-
-
-def check_settings(group: dict[str, Any]) -> None:
-    """Raise for settings of a group of targets that are out of range."""
-    rules = {
-        "check_every": (group["check_every"] >= 1, "must be at least 1"),
-        "alpha": (group["alpha"] is None or group["alpha"] > 0, "must be positive, or None"),
-        "alpha_relative": (group["alpha_relative"] > 0, "must be positive"),
-        "fit_steps": (group["fit_steps"] >= 0, "must not be negative"),
-        "fit_lr": (group["fit_lr"] > 0, "must be positive"),
-        "max_norm": (group["max_norm"] is None or group["max_norm"] > 0, "must be positive, or None"),
-        "wire_dtype": (
-            group["wire_dtype"] is None or group["wire_dtype"].is_floating_point,
-            "must be a floating point dtype, or None",
-        ),
-        "on_change": (group["on_change"] in CHANGES, f"must be one of {', '.join(CHANGES)}"),
-        "projector": (group["projector"] in PROJECTORS, f"must be one of {', '.join(PROJECTORS)}"),
-    }
-    for key, (good, rule) in rules.items():
-        if not good:
-            raise ValueError(message(WHO, f"{key} {rule}", repr(group[key]), "See its documentation."))
-
-
-def average_over_devices(grad: Tensor) -> Tensor:
-    """The mean over the processes of `torch.distributed`, so that all learn the same pair; alone, grad itself."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(grad)
-        grad /= torch.distributed.get_world_size()
-    return grad

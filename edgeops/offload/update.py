@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,3 +103,39 @@ class Update:
         self.update()
         self.up()
         self.apply()
+
+
+@contextmanager
+def without_bad_gradients(parameters: Sequence[Tensor]) -> Iterator[int]:
+    """Within, parameters whose gradients are not finite have none; gives their number."""
+    grads = [(p, p.grad) for p in parameters if p.grad is not None and p.grad.numel()]
+    bad: list[tuple[Tensor, Tensor]] = []
+    if grads:  # one answer for all: each would be waited for on a GPU
+        largest = [torch.linalg.vector_norm(g, torch.inf).to(grads[0][1].device, torch.float32) for _, g in grads]
+        bad = [each for each, fine in zip(grads, torch.stack(largest).isfinite().tolist()) if not fine]
+    for p, _ in bad:
+        p.grad = None
+    try:
+        yield len(bad)
+    finally:
+        for p, grad in bad:
+            p.grad = grad
+
+
+class Overlapped:
+    """An update in a pipeline, which tells when it has been applied.
+
+    Args:
+        update: the update.
+        through: called with it, in the thread that applied it.
+    """
+
+    def __init__(self, update: Update, through: Callable[[Update], None]) -> None:
+        self.layer, self.down_bytes, self.up_bytes = update.layer, update.down_bytes, update.up_bytes
+        self.down, self.update, self.up = update.down, update.update, update.up
+        self._update, self._through = update, through
+
+    def apply(self) -> None:
+        """Bring the direction into the weight, and tell."""
+        self._update.apply()
+        self._through(self._update)

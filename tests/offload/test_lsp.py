@@ -233,6 +233,18 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted() -> None:
     assert target.skipped == 2
 
 
+def test_a_first_gradient_that_is_not_finite_leaves_the_pair_to_the_next() -> None:
+    model = network()
+    optimizer = LSPAdamW(model, lr=1e-2, d=8, r=2)
+    x, y = data()
+    backward(model, x * torch.nan, y)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert [(t.due, t.learned, t.skipped) for t in optimizer.targets] == [(True, 0, 1)] * 2
+    train(model, optimizer, 1)
+    assert [(t.due, t.learned, t.skipped) for t in optimizer.targets] == [(False, 1, 1)] * 2
+
+
 def test_state_dict_of_the_model_stays_and_release_gives_it_back() -> None:
     model, plain = network(), network()
     keys = list(plain.state_dict())
@@ -403,10 +415,19 @@ def test_refuses(case: tuple[str, Callable[[], Any], type[Exception], str, str])
         call()
 
 
-def test_a_refused_model_is_left_as_it_was() -> None:
+REFUSED: list[tuple[str, str, dict[str, Any]]] = [
+    ("LSPAdamW", "d must lie in", {"d": 28, "targets": ["2", "4"]}),
+    ("LSPAdamW", "fit_steps must not be negative", {"d": 8, "fit_steps": -1}),
+    ("LSPAdamW", "accumulation_steps must be at least 1", {"d": 8, "policy": "fcfs", "accumulation_steps": 0}),
+    ("Policy", "kind must be one of", {"d": 8, "policy": "fastest"}),
+]
+
+
+@pytest.mark.parametrize(("who", "rule", "settings"), REFUSED, ids=[r[1] for r in REFUSED])
+def test_a_refused_model_is_left_as_it_was(who: str, rule: str, settings: dict[str, Any]) -> None:
     model = network()
-    with refused(ValueError, "LSPAdamW", "d must lie in"):
-        LSPAdamW(model, d=28, targets=["2", "4"])
+    with refused(ValueError, who, rule):
+        LSPAdamW(model, **settings)
     assert all(type(m) is not SubspaceLinear for m in model)
     assert model[2].weight.requires_grad
 

@@ -192,6 +192,16 @@ def test_a_failing_stage_leaves_weights_whole() -> None:
     assert not torch.equal(model.state_dict()["layers.2.weight"], before["layers.2.weight"])
 
 
+def test_learning_on_a_calibration_batch_updates_nothing() -> None:
+    model, optimizer = build("fcfs")
+    before = copy.deepcopy(model.state_dict())
+    optimizer.learn(lambda: model(torch.randn(4, 20)).square().sum().backward())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(t.learned == 1 and not t.due for t in optimizer.targets)
+    steps(model, optimizer, 1)
+    assert not torch.equal(before["layers.0.weight"], model.state_dict()["layers.0.weight"])
+
+
 def test_refuses() -> None:
     with refused(ValueError, "LSPAdamW", "policy needs a model", "parameters"):
         LSPAdamW([{"params": [nn.Parameter(torch.ones(8, 8))], "d": 4}], policy="fcfs")
