@@ -120,6 +120,7 @@ def subspace_apply(
     d = delta.shape[1]
     padded = triton.cdiv(m, BLOCK_I) * BLOCK_I
     side = torch.empty(d, padded, dtype=torch.float32, device=weight.device)
+    side[:, m:] = 0  # read, never written
     subspace_expand(delta, p_index, p_value, side.T[:m])
     low, high = words_of(seed)
     with on_device(weight):
