@@ -82,7 +82,7 @@ def test_bias_gradient(fenced, shape, wrong):
     cu_q, cu_k = fenced(offsets_of([3, 0, 67])), fenced(offsets_of([9, 4, 36]))
     if wrong:
         cu_q, cu_k = fenced(torch.tensor([0, 90, 5, 2**33])), fenced(torch.tensor([-9, 4, 60, 1]))
-    arguments = (cu_q, cu_k, fenced(torch.randn(shape)), 0.3, True, 9, -1, 0.5, 1)
+    arguments = (cu_q, cu_k, fenced(torch.randn(shape)), 0.3, True, 9, -1, 0.5, fenced(torch.tensor(1)))
     out, lse = ragged_attention_fwd(q, k, v, *arguments)
     assert ragged_attention_bwd(out, None, q, k, v, out, lse, *arguments)[3].shape == shape
 
