@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import platform
 import re
@@ -115,6 +116,20 @@ def translate(error: RuntimeError) -> Exception:
 
 # Whether a functorch transform (vmap, grad, jvp) runs: the question `autograd.Function.apply` itself asks.
 _functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+def runtime(part: str, who: str, what: str) -> Any:
+    """`edgeops._runtime.<part>`, host-side structures without tensors.
+
+    Raises:
+        ImportError: it is not built for this Python; in the name of `who`, whose `what` need it.
+    """
+    try:
+        return getattr(importlib.import_module("edgeops._runtime"), part)
+    except (ImportError, AttributeError) as error:
+        rule, advice = f"{what} the native runtime", "`edgeops info` prints the whole picture."
+        got = f"{error}; run: pip install --no-build-isolation -e . (or make test)"
+        raise ImportError(message(who, rule, got, advice)) from error
 
 
 def kernel(name: str, who: str) -> Callable[..., Any]:
@@ -264,6 +279,19 @@ def eager_only(function: Callable[..., Any]) -> Callable[..., Any]:
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     call._torchdynamo_disable_msg = "reads values on the host"  # type: ignore[attr-defined]
     return call
+
+
+def writes_only(*_: Any, **__: Any) -> None:
+    """The fake kernel of an op that only writes to its arguments."""
+
+
+def refuse_vmap(name: str, rule: str, advice: str) -> Callable[..., Any]:
+    """The batching rule of an op that writes to its arguments: an error that says so."""
+
+    def refuse(*_: Any) -> Any:
+        raise NotImplementedError(message(name.removeprefix("_"), rule, "a call under vmap", advice))
+
+    return refuse
 
 
 def loop_vmap(op: Any) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 """Rules of the batching ops: readable twins as fallbacks, fake kernels, and what is not meant for users.
 
 The ops that write into segments of tables are steps of an executor, which has one `autograd.Function` around all of
-them: they have no gradients of their own, and functorch transforms are refused (`refuse_vmap`).
+them: they have no gradients of their own, and functorch transforms are refused (`_native.refuse_vmap`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from edgeops import _native
-from edgeops._common import message
 from edgeops.batching import _reference as twin
 from edgeops.batching._cuda import register_cuda
 from edgeops.batching._reference_batches import batches_run_reference
@@ -51,22 +50,11 @@ def _pack_fake(weights: Sequence[Tensor]) -> Tensor:
     return first.new_empty((first.shape[0] + width - 1) // width, columns, width, dtype=dtype)
 
 
-def _writes_only(*_: Any, **__: Any) -> None:
-    """The fake kernel of an op that only writes to its arguments."""
-
-
+_REFUSAL = (
+    "is a step of the batching executor and cannot be transformed by torch.func",
+    "Record the cells of all instances instead.",
+)
 FAKES: dict[str, Callable[..., Any]] = {"_rows_linear_pack": _pack_fake}
-
-
-def refuse_vmap(name: str) -> Callable[..., Any]:
-    """The batching rule of an op that writes into tables: an error that says so."""
-
-    def rule(*_: Any) -> Any:
-        who = name.removeprefix("_")
-        rule = "is a step of the batching executor and cannot be transformed by torch.func"
-        raise NotImplementedError(message(who, rule, "a call under vmap", "Record the cells of all instances instead."))
-
-    return rule
 
 
 def register() -> torch.library.Library:
@@ -76,11 +64,11 @@ def register() -> torch.library.Library:
         op = getattr(torch.ops.edgeops, name)
         library.impl(name, function, "CompositeExplicitAutograd")
         qualified = f"{_native.NAMESPACE}::{name}"
-        torch.library.register_fake(qualified, FAKES.get(name, _writes_only), lib=library)
+        torch.library.register_fake(qualified, FAKES.get(name, _native.writes_only), lib=library)
         mutable = op.default._schema.is_mutable
         if mutable:  # saves looking for gradients that there are none of: 2 us a call
             library.impl(name, torch.library.fallthrough_kernel, "Autograd")
-        rule = refuse_vmap(name) if mutable else _native.loop_vmap(op)
+        rule = _native.refuse_vmap(name, *_REFUSAL) if mutable else _native.loop_vmap(op)
         torch.library.register_vmap(qualified, rule, lib=library)
     register_cuda(library)
     return library

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from edgeops._common.errors import message
+from edgeops import _native
 
 
 @functools.cache
@@ -16,12 +16,7 @@ def runtime() -> Any:
     Raises:
         ImportError: it is not built for this Python.
     """
-    try:
-        from edgeops._runtime import batching
-    except ImportError as error:
-        rule, advice = "graphs, schedules and cells need the native runtime", "`edgeops info` prints the whole picture."
-        got = f"{error}; run: pip install --no-build-isolation -e . (or make test)"
-        raise ImportError(message("edgeops.batching", rule, got, advice)) from error
+    batching = _native.runtime("batching", "edgeops.batching", "graphs, schedules and cells need")
     if not hasattr(batching.Value, "tensor"):
         from edgeops.batching._value import dress
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from edgeops import _native
-from edgeops._common import message
 from edgeops.offload import _reference as twin
 from edgeops.offload._cuda import register_cuda
 from edgeops.offload.subspace import subspace_expand, subspace_project
@@ -39,27 +38,15 @@ def _value_grad_fake(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
     return x.new_empty(index.shape, dtype=twin.compute_dtype(x.dtype))
 
 
-def _writes_only(*_: Any, **__: Any) -> None:
-    """The fake kernel of an op that only writes to its arguments."""
-
-
+_REFUSAL = (
+    "updates tensors in place and cannot be transformed by torch.func",
+    "Call it for each tensor of the batch.",
+)
 FAKES: dict[str, Callable[..., Any]] = {
     "_subspace_project": _project_fake,
     "_subspace_expand": _expand_fake,
     "_subspace_value_grad": _value_grad_fake,
 }
-
-
-def _refuse_vmap(name: str) -> Callable[..., Any]:
-    """The batching rule of an op that updates tensors in place: an error that says so."""
-
-    def rule(*_: Any) -> Any:
-        what = "updates tensors in place and cannot be transformed by torch.func"
-        raise NotImplementedError(
-            message(name.removeprefix("_"), what, "a call under vmap", "Call it for each tensor of the batch.")
-        )
-
-    return rule
 
 
 def register() -> torch.library.Library:
@@ -69,8 +56,8 @@ def register() -> torch.library.Library:
         op = getattr(torch.ops.edgeops, name)
         library.impl(name, function, "CompositeExplicitAutograd")
         qualified = f"{_native.NAMESPACE}::{name}"
-        torch.library.register_fake(qualified, FAKES.get(name, _writes_only), lib=library)
-        rule = _refuse_vmap(name) if op.default._schema.is_mutable else _native.loop_vmap(op)
+        torch.library.register_fake(qualified, FAKES.get(name, _native.writes_only), lib=library)
+        rule = _native.refuse_vmap(name, *_REFUSAL) if op.default._schema.is_mutable else _native.loop_vmap(op)
         torch.library.register_vmap(qualified, rule, lib=library)
     for name, function in PUBLIC.items():
         library.impl(name, function, "CompositeImplicitAutograd")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from edgeops._common import message
+from edgeops import _native
 
 
 @functools.cache
@@ -16,10 +16,4 @@ def runtime() -> Any:
     Raises:
         ImportError: it is not built for this Python.
     """
-    try:
-        from edgeops._runtime import offload
-    except ImportError as error:
-        rule, advice = "the simulator needs the native runtime", "`edgeops info` prints the whole picture."
-        got = f"{error}; run: pip install --no-build-isolation -e . (or make test)"
-        raise ImportError(message("edgeops.offload", rule, got, advice)) from error
-    return offload
+    return _native.runtime("offload", "edgeops.offload", "the simulator needs")

@@ -16,6 +16,13 @@ from edgeops.offload.pair import Pair
 SUBSPACE = "subspace"
 
 
+def _dense_backward(ctx: Any, dy: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """What both ways share: the gradient of x, dy as rows, the gradient of the bias."""
+    dx = dy @ weight if ctx.needs_input_grad[0] else None
+    rows = dy.reshape(-1, dy.shape[-1])
+    return dx, rows, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
 class _Linear(torch.autograd.Function):
     """`y = x W^T`, with `P^T (dy^T x) Q` as the gradient of the subspace's coordinates."""
 
@@ -28,9 +35,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, right = ctx.saved_tensors
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
-        rows = dy.reshape(-1, dy.shape[-1])
-        dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        dx, rows, dbias = _dense_backward(ctx, dy, weight)
         small = ctx.pair.left.project(rows.T) @ right.T if ctx.needs_input_grad[3] else None
         return dx, None, dbias, small, None
 
@@ -49,9 +54,7 @@ class _Learning(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         weight, x = ctx.saved_tensors
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
-        rows = dy.reshape(-1, dy.shape[-1])
-        dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        dx, rows, dbias = _dense_backward(ctx, dy, weight)
         small = None
         if ctx.needs_input_grad[3]:
             grad = rows.T @ x.reshape(-1, x.shape[-1])

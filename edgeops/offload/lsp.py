@@ -18,8 +18,8 @@ from edgeops.offload.links import Link
 from edgeops.offload.pair import Pair
 from edgeops.offload.pipeline import Pipeline
 from edgeops.offload.schedule import Policy
-from edgeops.offload.settings import SETTINGS, check_settings
-from edgeops.offload.targets import Select, Target, first_pair, select_linears
+from edgeops.offload.settings import check_settings
+from edgeops.offload.targets import FIXED, Select, Target, first_pair, select_linears
 from edgeops.offload.update import Overlapped, Update, without_bad_gradients
 
 WHO = "LSPAdamW"
@@ -121,7 +121,7 @@ class LSPAdamW(torch.optim.Optimizer):
             "warm_start": warm_start, "on_change": on_change, "stochastic_rounding": stochastic_rounding,
             "wire_dtype": wire_dtype, "max_norm": max_norm,
         }  # fmt: skip
-        self._model: nn.Module | None = None
+        self._given = subspace  # for groups that do not say otherwise
         self._targets: dict[int, Target] = {}
         self._hooks: list[Any] = []
         self._generator = torch.Generator().manual_seed(seed)
@@ -137,7 +137,7 @@ class LSPAdamW(torch.optim.Optimizer):
         groups = self._groups_of_model(params, subspace, targets) if isinstance(params, nn.Module) else list(params)
         super().__init__(groups, {**defaults, **dict.fromkeys(subspace)})
         for group in self.param_groups:
-            self._prepare(group, subspace)
+            self._prepare(group)
         if not self._targets:
             rule = "needs at least one weight to train through a subspace"
             advice = "Give a smaller d, other targets, or groups with a key 'd'; or use torch.optim.AdamW."
@@ -164,15 +164,14 @@ class LSPAdamW(torch.optim.Optimizer):
             target = Target(f"{name}.weight", module.weight, module.subspace, module, 0)
             self._targets[id(module.subspace)] = target
             leaves.append(module.subspace)
-        self._model = model
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targets]
         return [{"params": leaves, **subspace}, *([{"params": rest}] if rest else [])]
 
-    def _prepare(self, group: dict[str, Any], subspace: dict[str, Any]) -> None:
+    def _prepare(self, group: dict[str, Any]) -> None:
         """Check one group, and make targets of its weights where it has a key "d"."""
         if group.get("d") is None:
             return
-        for key, value in subspace.items():
+        for key, value in self._given.items():
             group[key] = value if group.get(key) is None else group[key]
         check_settings(WHO, group)
         place = next(i for i, each in enumerate(self.param_groups) if each is group)
@@ -206,11 +205,7 @@ class LSPAdamW(torch.optim.Optimizer):
             raise ValueError(message(WHO, rule, "a group with 'd'", "Build the optimizer with all of them."))
         super().add_param_group(param_group)
         if getattr(self, "_places", None) is not None:
-            self._prepare(self.param_groups[-1], self._subspace_defaults())
-
-    def _subspace_defaults(self) -> dict[str, Any]:
-        first = next(g for g in self.param_groups if g["d"] is not None)
-        return {k: first[k] for k in (*SETTINGS, "d", "r")}
+            self._prepare(self.param_groups[-1])
 
     def release(self) -> None:
         """Turn the model's layers back into `nn.Linear`s with whole gradients, and drop every hook."""
@@ -228,10 +223,13 @@ class LSPAdamW(torch.optim.Optimizer):
     def _arm(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
             target = self._targets[id(p)]
-            if group["projector"] in ("identity", "random"):
-                target.due = False
-            elif target.due and target.module is not None:
-                target.module.learn = functools.partial(self._learn, target)
+            target.due = target.due and group["projector"] not in FIXED
+            self._watch(target)
+
+    def _watch(self, target: Target) -> None:
+        """Let the layer's next backward pass form the whole gradient where the pair is to be looked at."""
+        if target.due and target.module is not None:
+            target.module.learn = functools.partial(self._learn, target)
 
     def _learn(self, target: Target, grad: Tensor) -> Pair:
         """The pair to use, after a look at a whole gradient where one is due."""
@@ -336,11 +334,10 @@ class LSPAdamW(torch.optim.Optimizer):
         target, group = update.target, self._group_of(update.target)
         if target.module is not None and not target.due:
             target.module.learn = None
-        looks = group["projector"] not in ("identity", "random") and not update.skipped
+        looks = group["projector"] not in FIXED and not update.skipped
         if looks and int(update.state["step"]) % group["check_every"] == 0:
             target.due = True
-            if target.module is not None:
-                target.module.learn = functools.partial(self._learn, target)
+            self._watch(target)
 
     # ------------------------------------------------------------------ overlapped updates
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops.offload._reference import round_by_chance
-from edgeops.offload.projector import DenseProjector, IdentityProjector, Projector, SparseProjector, projector_of
+from edgeops.offload.projector import DenseProjector, Projector, SparseProjector, projector_of
 
 _ROWS = 256
 _apply = _native.kernel("_subspace_apply", "subspace_apply")
@@ -23,6 +23,7 @@ _apply = _native.kernel("_subspace_apply", "subspace_apply")
 class Pair:
     """Projectors P `[m, p]` and Q `[n, q]` of a weight `[m, n]`.
 
+    >>> from edgeops.offload import IdentityProjector
     >>> pair = Pair(IdentityProjector(2), IdentityProjector(3))
     >>> float(pair.bias(torch.ones(2, 3)))
     0.0
@@ -86,15 +87,16 @@ class Pair:
                 seed or 0,
             )
             return
-        update = delta if isinstance(self.left, IdentityProjector) and self.left == self.right else self.expand(delta)
+        update = self.expand(delta)
         for first in range(0, weight.shape[0], _ROWS):  # by parts: rounding takes several times the memory
             rows = weight[first : first + _ROWS]
             wide = (rows.to(update.dtype) * keep).add_(update[first : first + _ROWS], alpha=alpha)
             rows.copy_(wide if seed is None else round_by_chance(wide, seed, first))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pair:
-        """Both projectors on another device or of another compute dtype."""
-        return Pair(self.left.to(device, dtype), self.right.to(device, dtype))
+        """Both projectors on another device or of another compute dtype; itself where nothing changes."""
+        left, right = self.left.to(device, dtype), self.right.to(device, dtype)
+        return self if left is self.left and right is self.right else Pair(left, right)
 
     def nbytes(self) -> int:
         """Bytes of both."""

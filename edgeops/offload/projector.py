@@ -46,7 +46,7 @@ class Projector(abc.ABC):
 
     @abc.abstractmethod
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Projector:
-        """The projector on another device, or of another compute dtype (float32, float64)."""
+        """The projector on another device, or of another compute dtype (float32, float64); itself where that is so."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
@@ -110,7 +110,8 @@ class DenseProjector(Projector):
         return float(self.basis.norm())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DenseProjector:
-        return DenseProjector(self.basis.to(device, dtype or self.basis.dtype))
+        basis = self.basis.to(device, dtype or self.basis.dtype)
+        return self if basis is self.basis else DenseProjector(basis)
 
     def state(self) -> dict[str, Any]:
         return {"kind": "dense", "basis": self.basis}
@@ -246,7 +247,10 @@ class SparseProjector(Projector):
         return other
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseProjector:
-        other = self.with_value(self.value.to(device, dtype or self.value.dtype))
+        value = self.value.to(device, dtype or self.value.dtype)
+        if value is self.value:
+            return self
+        other = self.with_value(value)
         other.index, other.starts, other.order = (x.to(device) for x in (self.index, self.starts, self.order))
         return other
 

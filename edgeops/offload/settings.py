@@ -9,21 +9,6 @@ from edgeops._common import message
 from edgeops.offload.moments import CHANGES
 from edgeops.offload.targets import PROJECTORS
 
-SETTINGS = (
-    "projector",
-    "check_every",
-    "alpha",
-    "alpha_relative",
-    "fit_steps",
-    "fit_lr",
-    "fit_beta",
-    "warm_start",
-    "on_change",
-    "stochastic_rounding",
-    "wire_dtype",
-    "max_norm",
-)
-
 
 def check_settings(who: str, group: dict[str, Any]) -> None:
     """Raise for settings that are out of range.

@@ -18,6 +18,7 @@ from edgeops.offload.pair import Pair, rows_pair, svd_pair
 from edgeops.offload.projector import IdentityProjector, SparseProjector
 
 PROJECTORS = ("learned", "random", "svd", "rows", "identity")
+FIXED = ("random", "identity")  # never learned
 Select = Callable[[str, nn.Linear], bool] | Iterable[str]
 
 
@@ -95,9 +96,6 @@ def first_pair(
     who: str, name: str, weight: Tensor, projector: str, d: int | float, r: int, generator: torch.Generator
 ) -> Pair:
     """The pair that a weight starts with: identity, or a random sparse one until the first gradient is there."""
-    if projector not in PROJECTORS:
-        rule = f"projector must be one of {', '.join(PROJECTORS)}"
-        raise ValueError(message(who, rule, repr(projector), "Choose one of these."))
     if not weight.is_floating_point() or weight.dim() != 2:
         rule = f"{name} must be a matrix of floating point numbers"
         raise TypeError(message(who, rule, describe(weight), "Leave it to the ordinary groups."))
