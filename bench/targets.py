@@ -170,6 +170,17 @@ TARGETS = (
         Target("O9", f"{name}: 30 shrunken steps over 100 of the paper's, worst matrix", "<=", 1.0)
         for name in ("MiniLM", "SmolLM2")
     ),
+    *(
+        target
+        for task in ("CoLA", "MRPC", "SST-2")
+        for target in (
+            Target("O12", f"{task}: points of adamw above LSP", "<=", 1.0),
+            Target("O12", f"{task}: points of lora above LSP", "<=", 0.0),
+            Target("O12", f"{task}: points of galore above LSP", "<=", 0.0),
+            Target("O12", f"{task}: traffic of full AdamW over LSP's", ">=", 4.0, "x"),
+        )
+    ),
+    Target("O13", "points lost by bfloat16, rounded by chance", "<=", 1.0),
     Target("O14", "largest difference, simulated to emulated", "<=", 0.05),
     Target("O15", "d=512 over fair ZeRO, least where that is 1.9x slower", ">=", 2.0, "x"),
     Target("O15", "share of native where all hides, least", ">=", 0.95),

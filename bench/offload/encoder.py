@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class Classifier(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = hidden.to(self.head.weight.dtype)
         weights = mask[:, :, None].to(hidden.dtype)
         out: Tensor = self.head((hidden * weights).sum(1) / weights.sum(1))
         return out
@@ -43,17 +44,22 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """Token ids and labels of a task: for training, and held out."""
+    """Token ids and labels of a task: for training, and held out for measuring and for projectors to learn from."""
 
     name: str
     train: Sequence[tuple[list[int], int]]
     held_out: Sequence[tuple[list[int], int]]
+    calibration: Sequence[tuple[list[int], int]]
 
     def batches(self, size: int, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """`steps` random batches of training samples: ids and mask `[B, L]`, labels `[B]`."""
+        """`steps` random batches of training samples of like lengths: ids and mask `[B, L]`, labels `[B]`."""
         draw = random.Random(seed)
-        for _ in range(steps):
-            yield collate([self.train[i] for i in draw.sample(range(len(self.train)), size)])
+        while steps > 0:
+            pool = sorted(draw.sample(range(len(self.train)), 8 * size), key=lambda i: len(self.train[i][0]))
+            parts = [pool[i : i + size] for i in range(0, len(pool), size)]
+            draw.shuffle(parts)
+            yield from (collate([self.train[i] for i in part]) for part in parts[:steps])
+            steps -= len(parts)
 
 
 def collate(rows: Sequence[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +87,7 @@ def _rows(name: str, part: str) -> list[tuple[str, str | None, int]]:
 
 
 @functools.cache
-def load_task(name: str, train: int = 2000, held_out: int = 500) -> Task:
+def load_task(name: str, train: int = 2000, held_out: int = 1000, calibration: int = 64) -> Task:
     """A task's first samples in a fixed random order, tokenised.
 
     Raises:
@@ -97,7 +103,8 @@ def load_task(name: str, train: int = 2000, held_out: int = 500) -> Task:
         ids = tokenizer(texts, seconds, truncation=True, max_length=_LONGEST)["input_ids"]
         return [(one, row[2]) for one, row in zip(ids, chosen)]
 
-    return Task(name, prepared("train", train), prepared("dev", held_out))
+    rows = prepared("train", train + calibration)
+    return Task(name, rows[:train], prepared("dev", held_out), rows[train:])
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -105,16 +112,25 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0], batch[1]), batch[2])
 
 
+class HeldOut(NamedTuple):
+    """What a classifier gives on samples it was not trained on."""
+
+    loss: float
+    accuracy: float
+    matthews: float
+
+
 @torch.no_grad()
-def held_out(model: nn.Module, task: Task) -> tuple[float, float]:
-    """Loss and accuracy on the held-out samples."""
-    right, total = 0, 0.0
-    for i in range(0, len(task.held_out), 64):
-        ids, mask, labels = collate(task.held_out[i : i + 64])
-        scores = model(ids, mask)
-        right += int((scores.argmax(1) == labels).sum())
-        total += float(F.cross_entropy(scores, labels, reduction="sum"))
-    return total / len(task.held_out), right / len(task.held_out)
+def held_out(model: nn.Module, task: Task) -> HeldOut:
+    """Mean loss, accuracy and Matthews' correlation on the held-out samples."""
+    rows = sorted(task.held_out, key=lambda row: len(row[0]))
+    parts = [collate(rows[i : i + 64]) for i in range(0, len(rows), 64)]
+    scores = torch.cat([model(ids, mask) for ids, mask, _ in parts]).float()
+    labels = torch.cat([part[2] for part in parts])
+    answers = scores.argmax(1)
+    alike = len(answers.unique()) == 1
+    matthews = 0.0 if alike else float(torch.corrcoef(torch.stack([answers, labels]).double())[0, 1])
+    return HeldOut(float(F.cross_entropy(scores, labels)), float((answers == labels).double().mean()), matthews)
 
 
 def minilm_gradients(seed: int, batches: int = 8, size: int = 32) -> dict[str, Tensor]:
