@@ -27,7 +27,7 @@ from bench.registry import Unavailable
 from edgeops.offload import LSPAdamW
 
 BATCH = 16
-STEPS = {"SST-2": 60, "CoLA": 240, "MRPC": 90}
+STEPS = {"SST-2": 60, "CoLA": 240, "MRPC": 60}
 RECORDS = Path(__file__).parent / "results" / "quality.jsonl"
 _MOST_RATES = 6
 
