@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.offload._reference import compute_dtype
 from edgeops.offload.learning import look
@@ -229,7 +230,7 @@ class LSPAdamW(torch.optim.Optimizer):
     def _watch(self, target: Target) -> None:
         """Let the layer's next backward pass form the whole gradient where the pair is to be looked at."""
         if target.due and target.module is not None:
-            target.module.learn = functools.partial(self._learn, target)
+            target.module.watch(functools.partial(self._learn, target))
 
     def _learn(self, target: Target, grad: Tensor) -> Pair:
         """The pair to use, after a look at a whole gradient where one is due."""
@@ -334,8 +335,9 @@ class LSPAdamW(torch.optim.Optimizer):
         target, group = update.target, self._group_of(update.target)
         if target.module is not None and not target.due:
             target.module.learn = None
-        looks = group["projector"] not in FIXED and not update.skipped
-        if looks and int(update.state["step"]) % group["check_every"] == 0:
+        # what was left out counts, too: targets are looked at together, so compiled models need two graphs, not more
+        steps = target.skipped + (int(update.state["step"]) if update.state else 0)
+        if group["projector"] not in FIXED and steps % group["check_every"] == 0:
             target.due = True
             self._watch(target)
 
@@ -360,7 +362,7 @@ class LSPAdamW(torch.optim.Optimizer):
             assert target.module is not None
             wire = group["wire_dtype"] or compute_dtype(target.weight.dtype)
             target.host = self._pipeline.link.host_buffer(target.pair.shape, wire)
-            target.module.before = functools.partial(self._pipeline.wait, place)
+            target.module.before = _native.eager_only(functools.partial(self._pipeline.wait, place))
             hook = functools.partial(self._arrived, target)
             self._hooks.append(target.leaf.register_post_accumulate_grad_hook(hook))
 
