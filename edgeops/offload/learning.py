@@ -31,7 +31,18 @@ def look(
         state: the optimizer's of the target, if any.
         generator: of new draws.
     """
-    grad = average_over_devices(grad.to(compute_dtype(grad.dtype)))
+    reconsider(target, group, average_over_devices(grad.to(compute_dtype(grad.dtype))), state, generator)
+
+
+def reconsider(
+    target: Target,
+    group: dict[str, Any],
+    grad: Tensor,
+    state: dict[str, Any] | None,
+    generator: torch.Generator,
+    who: str = "LSPAdamW",
+) -> None:
+    """The same of a gradient that is the mean already, in the compute dtype; `who` is for errors."""
     if not bool(torch.isfinite(grad).all()):
         return
     target.due = False  # the layer goes on as it began until the step ends: a checkpoint recomputes what it saw
@@ -40,7 +51,7 @@ def look(
         limit = group["alpha"] if group["alpha"] is not None else group["alpha_relative"] * target.fit_bias
         if float(old.bias(grad)) <= limit:
             return
-    new, target.fit_bias = fitted(target, group, grad, generator)
+    new, target.fit_bias = fitted(target, group, grad, generator, who)
     if state:
         m, v, t = transfer(old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"])
         state["exp_avg"], state["exp_avg_sq"] = m, v
@@ -49,14 +60,16 @@ def look(
     target.set_pair(new)
 
 
-def fitted(target: Target, group: dict[str, Any], grad: Tensor, generator: torch.Generator) -> tuple[Pair, float]:
+def fitted(
+    target: Target, group: dict[str, Any], grad: Tensor, generator: torch.Generator, who: str
+) -> tuple[Pair, float]:
     """The pair that a gradient gives, and its relative bias on it."""
     if group["projector"] != "learned":
         new = pair_of_gradient(group["projector"], grad, target.pair.shape)
         return new, float(new.bias(grad))
     start = target.pair
     if not group["warm_start"] and target.learned:
-        start = first_pair("LSPAdamW", target.name, target.weight, "learned", group["d"], group["r"], generator)
+        start = first_pair(who, target.name, target.weight, "learned", group["d"], group["r"], generator)
     found = fit(
         start,
         grad,
