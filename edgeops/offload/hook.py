@@ -133,7 +133,7 @@ class SubspaceHookState:
         wire_dtype: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "d": d, "r": r, "projector": projector, "check_every": check_every, "alpha": alpha,
             "alpha_relative": alpha_relative, "fit_steps": fit_steps, "fit_lr": fit_lr, "fit_beta": fit_beta,
             "warm_start": warm_start, "wire_dtype": wire_dtype, "max_norm": None, "on_change": "reset",
@@ -262,16 +262,19 @@ class SubspaceHookState:
         since = self.iteration - self._start
         return since >= 0 and since % self._settings["check_every"] == 0 and self._settings["projector"] not in FIXED
 
+    def _group(self) -> Any:
+        return self.process_group if self.process_group is not None else torch.distributed.group.WORLD
+
     def _send(self, flat: Tensor) -> Any:
         """Begin to average over the processes."""
         self.bytes_sent += flat.numel() * flat.element_size()
-        group = self.process_group if self.process_group is not None else torch.distributed.group.WORLD
+        group = self._group()
         flat.div_(torch.distributed.get_world_size(group))
         return torch.distributed.all_reduce(flat, group=group, async_op=True).get_future()
 
     def _learn(self, entries: Sequence[_Matrix], grads: Sequence[Tensor]) -> None:
         """Look at averaged gradients; the first process decides, so that none differs by a rounding."""
-        group = self.process_group if self.process_group is not None else torch.distributed.group.WORLD
+        group = self._group()
         told: list[Any] = [None]
         if torch.distributed.get_rank(group) == 0:
             found = []

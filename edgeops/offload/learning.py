@@ -13,6 +13,7 @@ from edgeops.offload._reference import compute_dtype
 from edgeops.offload.fit import fit
 from edgeops.offload.moments import transfer
 from edgeops.offload.pair import Pair
+from edgeops.offload.sharded import averaged
 from edgeops.offload.targets import Target, first_pair, pair_of_gradient
 
 
@@ -31,7 +32,7 @@ def look(
         state: the optimizer's of the target, if any.
         generator: of new draws.
     """
-    reconsider(target, group, average_over_devices(grad.to(compute_dtype(grad.dtype))), state, generator)
+    reconsider(target, group, _mean(grad.to(compute_dtype(grad.dtype)), target), state, generator)
 
 
 def reconsider(
@@ -81,8 +82,10 @@ def fitted(
     return found.pair, found.bias
 
 
-def average_over_devices(grad: Tensor) -> Tensor:
-    """The mean over the processes of `torch.distributed`; alone, grad itself."""
+def _mean(grad: Tensor, target: Target) -> Tensor:
+    """The mean over the processes that train the weight; alone, grad itself."""
+    if target.rows is not None:
+        return averaged(grad, target.rows.mesh)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(grad)
         grad /= torch.distributed.get_world_size()

@@ -20,6 +20,7 @@ from edgeops.offload.pair import Pair
 from edgeops.offload.pipeline import Pipeline
 from edgeops.offload.schedule import Policy
 from edgeops.offload.settings import check_settings
+from edgeops.offload.sharded import average_leaf, is_sharded, refuse_other_wrappers, rows_of
 from edgeops.offload.targets import FIXED, Select, Target, first_pair, select_linears
 from edgeops.offload.update import Overlapped, Update, without_bad_gradients
 
@@ -130,6 +131,7 @@ class LSPAdamW(torch.optim.Optimizer):
         self._ordinary: torch.optim.AdamW | None = None
         self._pipeline: Pipeline | None = None
         self._learning = False
+        self._overlaps = policy is not None
         self.skipped = 0
         defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
         check_settings(WHO, subspace)  # all that can be refused, before a layer is touched
@@ -151,7 +153,12 @@ class LSPAdamW(torch.optim.Optimizer):
     def _groups_of_model(
         self, model: nn.Module, subspace: dict[str, Any], targets: Select | None
     ) -> list[dict[str, Any]]:
+        refuse_other_wrappers(WHO, model)
         chosen = select_linears(WHO, model, subspace["d"], targets)
+        shards = {name: rows_of(WHO, f"{name}.weight", x.weight) for name, x in chosen.items()}
+        if self._overlaps and any(rows is not None for rows in shards.values()):
+            rule = "policy needs whole weights: shards are gathered before their layers wait"
+            raise NotImplementedError(message(WHO, rule, "a model sharded by fully_shard", "Leave policy out."))
         pairs = {  # all of them before the first layer is touched
             name: first_pair(WHO, f"{name}.weight", x.weight, subspace["projector"], subspace["d"], subspace["r"],
                              self._generator)
@@ -162,7 +169,9 @@ class LSPAdamW(torch.optim.Optimizer):
         leaves = []
         for name, linear in chosen.items():
             module = SubspaceLinear.adopt(linear, pairs[name])
-            target = Target(f"{name}.weight", module.weight, module.subspace, module, 0)
+            target = Target(f"{name}.weight", module.weight, module.subspace, module, 0, rows=shards[name])
+            if target.rows is not None:
+                self._hooks.append(average_leaf(target.leaf, target.rows.mesh))
             self._targets[id(module.subspace)] = target
             leaves.append(module.subspace)
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targets]
@@ -182,6 +191,9 @@ class LSPAdamW(torch.optim.Optimizer):
             name = f"parameter {i} of its group"
             if not p.requires_grad:
                 raise ValueError(message(WHO, f"{name} must require a gradient", "a frozen one", "Leave it out."))
+            if is_sharded(p):
+                rule, advice = f"{name} must be a whole weight", "Pass the sharded model itself."
+                raise NotImplementedError(message(WHO, rule, "a DTensor", advice))
             pair = first_pair(WHO, name, p, group["projector"], group["d"], group["r"], self._generator)
             target = Target(name, p, p, None, place, pair)
             self._targets[id(p)] = target
@@ -301,6 +313,7 @@ class LSPAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_layers()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p.grad.is_sparse:
@@ -318,6 +331,15 @@ class LSPAdamW(torch.optim.Optimizer):
                     target.small = None
         self._step_ordinary()
         return loss
+
+    def _check_layers(self) -> None:
+        """Refuse to train what the layers do not have any more."""
+        for target in self._targets.values():
+            own = None if target.module is None else getattr(target.module, "subspace", None)
+            if own is not None and own is not target.leaf:
+                rule = f"the layer of {target.name} must keep its parameters once the optimizer is built"
+                advice = "Call fully_shard, and what else replaces parameters, before LSPAdamW."
+                raise RuntimeError(message(WHO, rule, "others", advice))
 
     def _group_of(self, target: Target) -> dict[str, Any]:
         """A target's settings as they are now: loading a state makes new groups."""
