@@ -85,6 +85,18 @@ class LSPAdamW(torch.optim.Optimizer):
         ...     losses.append(loss.item())
         >>> losses[-1] < 0.9 * losses[0], model[0].weight.grad is None
         (True, True)
+
+    On several processes: under DistributedDataParallel compressed gradients are averaged; `fully_shard` (FSDP2) comes
+    first, by rows and around blocks, not on linear layers themselves. Coordinates and moments are then whole in every
+    process and weights sharded; `state_dict()` is saved by each process. Without FSDP1, `CPUOffloadPolicy`, `policy`::
+
+        for block in model.layers:
+            fully_shard(block)
+        fully_shard(model)
+        optimizer = LSPAdamW(model, d=256, r=4)
+
+    `torch.compile(model, fullgraph=True)` makes two graphs, one of them for steps that look at pairs. With a policy
+    graphs end at every layer, whose update is waited for there.
     """
 
     def __init__(

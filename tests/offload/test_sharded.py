@@ -19,7 +19,7 @@ from tests.offload.processes import both, needs_gloo
 
 distributed = [pytest.mark.slow, needs_gloo]
 STEPS = 5
-PROJECTORS = ("random", "learned", "svd", "identity")
+WAYS = (("random", True), ("learned", True), ("learned", False), ("identity", True))  # projector, reshard_after_forward
 
 
 def build(projector: str, mesh: Any = None, reshard: bool = True, **more: Any) -> tuple[nn.Module, LSPAdamW]:
@@ -53,15 +53,14 @@ def mesh_of_both() -> Any:
     return torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
 
 
-def _train(rank: int) -> dict[str, Any]:
-    mesh, found = mesh_of_both(), {}
-    for projector in PROJECTORS:
-        for reshard in (True, False):
-            model, optimizer = build(projector, mesh, reshard)
-            train(model, optimizer, rank, 2)
-            values = [x for t in optimizer.targets for x in t.pair.state()["left"].values() if isinstance(x, Tensor)]
-            local = [t.weight.to_local().shape[0] for t in optimizer.targets]
-            found[f"{projector} {reshard}"] = {"model": whole(model), "values": values, "local": local}
+def _train(rank: int) -> list[dict[str, Any]]:
+    mesh, found = mesh_of_both(), []
+    for projector, reshard in WAYS:
+        model, optimizer = build(projector, mesh, reshard)
+        train(model, optimizer, rank, 2)
+        values = [x for t in optimizer.targets for x in t.pair.state()["left"].values() if isinstance(x, Tensor)]
+        local = [t.weight.to_local().shape[0] for t in optimizer.targets]
+        found.append({"model": whole(model), "values": values, "local": local})
     return found
 
 
@@ -141,19 +140,16 @@ class TestTwoProcesses:
     pytestmark = distributed
 
     def test_they_are_one_on_the_whole_batch(self, tmp_path: Path) -> None:
-        first, second = both(tmp_path, _train)
-        for projector in PROJECTORS:
+        for (projector, _), ours, theirs in zip(WAYS, *both(tmp_path, _train), strict=True):
             model, optimizer = build(projector)
             train(model, optimizer, 0, 1)
-            for reshard in (True, False):
-                ours, theirs = first[f"{projector} {reshard}"], second[f"{projector} {reshard}"]
-                assert ours["local"] == [13, 8, 13, 8]
-                assert theirs["local"] == [12, 8, 12, 8]
-                for key, value in model.state_dict().items():
-                    assert torch.equal(ours["model"][key], theirs["model"][key])
-                    torch.testing.assert_close(ours["model"][key], value, rtol=1e-6, atol=1e-8)
-                for a, b in zip(ours["values"], theirs["values"], strict=True):
-                    assert torch.equal(a, b)
+            assert ours["local"] == [13, 8, 13, 8]
+            assert theirs["local"] == [12, 8, 12, 8]
+            for key, value in model.state_dict().items():
+                assert torch.equal(ours["model"][key], theirs["model"][key])
+                torch.testing.assert_close(ours["model"][key], value, rtol=1e-6, atol=1e-8)
+            for a, b in zip(ours["values"], theirs["values"], strict=True):
+                assert torch.equal(a, b)
 
     def test_resuming_is_exact(self, tmp_path: Path) -> None:
         one, other = both(tmp_path, _resume)[0]
