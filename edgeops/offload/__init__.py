@@ -11,6 +11,8 @@ from edgeops.offload.emulate import EmulatedCompute as EmulatedCompute
 from edgeops.offload.emulate import EmulatedLink as EmulatedLink
 from edgeops.offload.fit import Fit as Fit
 from edgeops.offload.fit import fit as fit
+from edgeops.offload.hook import SubspaceHookState as SubspaceHookState
+from edgeops.offload.hook import subspace_hook as subspace_hook
 from edgeops.offload.linear import SubspaceLinear as SubspaceLinear
 from edgeops.offload.links import CudaLink as CudaLink
 from edgeops.offload.links import Link as Link

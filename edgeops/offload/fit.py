@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from edgeops import _native
 from edgeops._common import message
 from edgeops.offload.pair import Pair
 from edgeops.offload.projector import SparseProjector
-from edgeops.offload.subspace import subspace_expand, subspace_project
+
+_value_grad = _native.kernel("_subspace_value_grad", "fit")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Fit:
     steps: int
 
 
+@torch.no_grad()
 def fit(pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: float = 0.0, stop_at: float = 0.0) -> Fit:
     """Train the values of a sparse pair so that it keeps a gradient; places stay.
 
@@ -67,33 +71,47 @@ def fit(pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: flo
     if not math.isfinite(whole) or whole == 0:
         return Fit(pair, float("nan") if whole else 0.0, 0)
     grad = (grad / whole).detach()
-    values = [left.value.detach().clone().requires_grad_(), right.value.detach().clone().requires_grad_()]
-    best, best_values = math.inf, [v.detach().clone() for v in values]
+    values = [left.value.detach().clone(), right.value.detach().clone()]
+    best, best_values = math.inf, [v.clone() for v in values]
     optimizer = torch.optim.Adam(values, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     taken = 0
-    with torch.enable_grad():
-        for taken in range(steps + 1):
-            lost = _lost(left, right, values, grad)
-            now = float(lost.detach())
-            if now < best:
-                best = now
-                for kept, v in zip(best_values, values):
-                    kept.copy_(v.detach())
-            if taken == steps or now <= stop_at or not math.isfinite(now):
-                break
-            optimizer.zero_grad(set_to_none=True)
-            loss = lost + beta * (values[0].norm() + values[1].norm()) if beta else lost
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for taken in range(steps + 1):
+        lost, back = _lost(Pair(left.with_value(values[0]), right.with_value(values[1])), grad)
+        now = float(lost)
+        if now < best:
+            best = now
+            for kept, v in zip(best_values, values):
+                kept.copy_(v)
+        if taken == steps or now <= stop_at or not math.isfinite(now):
+            break
+        for v, slope in zip(values, back()):
+            v.grad = slope.add_(v / v.norm(), alpha=beta) if beta else slope
+        optimizer.step()
+        schedule.step()
     return Fit(Pair(left.with_value(best_values[0]), right.with_value(best_values[1])), best, taken)
 
 
-def _lost(left: SparseProjector, right: SparseProjector, values: list[Tensor], grad: Tensor) -> Tensor:
-    """`||P P^T G Q Q^T - G||` of a G of norm 1, differentiable in the values."""
-    p = (left.index, values[0], left.starts, left.order)
-    q = (right.index, values[1], right.starts, right.order)
-    small = subspace_project(subspace_project(grad, *p).T, *q)  # [q, p]
-    back = subspace_expand(subspace_expand(small, *q).T, *p)  # [m, n]
-    return torch.linalg.vector_norm(back - grad)
+def _lost(pair: Pair, grad: Tensor) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
+    """`||P P^T G Q Q^T - G||` of a G of norm 1, and what gives its gradients in the values of P and Q.
+
+    Written out, not left to autograd, whose keys are off inside of an op: there a compiled layer learns.
+    """
+    left, right = pair.left, pair.right
+    assert isinstance(left, SparseProjector)
+    assert isinstance(right, SparseProjector)
+    gq = right.project(grad.T).T  # [m, q]
+    small = left.project(gq)  # [p, q]
+    off = pair.expand(small).sub_(grad)
+    lost = torch.linalg.vector_norm(off)
+
+    def back() -> tuple[Tensor, Tensor]:
+        rest = off.div_(lost) if lost > 0 else off
+        gp, rp, rq = left.project(grad), left.project(rest), right.project(rest.T).T
+        dsmall = left.project(rq)
+        return (
+            _value_grad(rq, small, left.index) + _value_grad(gq, dsmall, left.index),
+            _value_grad(rp.T, small.T, right.index) + _value_grad(gp.T, dsmall.T, right.index),
+        )
+
+    return lost, back

@@ -13,6 +13,7 @@ from edgeops.offload._reference import compute_dtype
 from edgeops.offload.fit import fit
 from edgeops.offload.moments import transfer
 from edgeops.offload.pair import Pair
+from edgeops.offload.sharded import averaged
 from edgeops.offload.targets import Target, first_pair, pair_of_gradient
 
 
@@ -31,7 +32,18 @@ def look(
         state: the optimizer's of the target, if any.
         generator: of new draws.
     """
-    grad = average_over_devices(grad.to(compute_dtype(grad.dtype)))
+    reconsider(target, group, _mean(grad.to(compute_dtype(grad.dtype)), target), state, generator)
+
+
+def reconsider(
+    target: Target,
+    group: dict[str, Any],
+    grad: Tensor,
+    state: dict[str, Any] | None,
+    generator: torch.Generator,
+    who: str = "LSPAdamW",
+) -> None:
+    """The same of a gradient that is the mean already, in the compute dtype; `who` is for errors."""
     if not bool(torch.isfinite(grad).all()):
         return
     target.due = False  # the layer goes on as it began until the step ends: a checkpoint recomputes what it saw
@@ -40,7 +52,7 @@ def look(
         limit = group["alpha"] if group["alpha"] is not None else group["alpha_relative"] * target.fit_bias
         if float(old.bias(grad)) <= limit:
             return
-    new, target.fit_bias = fitted(target, group, grad, generator)
+    new, target.fit_bias = fitted(target, group, grad, generator, who)
     if state:
         m, v, t = transfer(old, new, state["exp_avg"], state["exp_avg_sq"], int(state["step"]), group["on_change"])
         state["exp_avg"], state["exp_avg_sq"] = m, v
@@ -49,14 +61,16 @@ def look(
     target.set_pair(new)
 
 
-def fitted(target: Target, group: dict[str, Any], grad: Tensor, generator: torch.Generator) -> tuple[Pair, float]:
+def fitted(
+    target: Target, group: dict[str, Any], grad: Tensor, generator: torch.Generator, who: str
+) -> tuple[Pair, float]:
     """The pair that a gradient gives, and its relative bias on it."""
     if group["projector"] != "learned":
         new = pair_of_gradient(group["projector"], grad, target.pair.shape)
         return new, float(new.bias(grad))
     start = target.pair
     if not group["warm_start"] and target.learned:
-        start = first_pair("LSPAdamW", target.name, target.weight, "learned", group["d"], group["r"], generator)
+        start = first_pair(who, target.name, target.weight, "learned", group["d"], group["r"], generator)
     found = fit(
         start,
         grad,
@@ -68,8 +82,10 @@ def fitted(target: Target, group: dict[str, Any], grad: Tensor, generator: torch
     return found.pair, found.bias
 
 
-def average_over_devices(grad: Tensor) -> Tensor:
-    """The mean over the processes of `torch.distributed`; alone, grad itself."""
+def _mean(grad: Tensor, target: Target) -> Tensor:
+    """The mean over the processes that train the weight; alone, grad itself."""
+    if target.rows is not None:
+        return averaged(grad, target.rows.mesh)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(grad)
         grad /= torch.distributed.get_world_size()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeops.offload import _compiled
 from edgeops.offload._reference import compute_dtype
 from edgeops.offload.pair import Pair
 
 SUBSPACE = "subspace"
+Learn = Callable[[Tensor], Pair]
 
 
 def _dense_backward(ctx: Any, dy: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
@@ -41,13 +43,21 @@ class _Linear(torch.autograd.Function):
 
 
 class _Learning(torch.autograd.Function):
-    """The same where the pair is to be learned: the whole gradient exists for as long as `learn` looks at it."""
+    """The same where the pair is to be learned: the whole gradient exists for as long as `learn` looks at it.
+
+    A compiled graph holds the layer's number in place of `learn`, see `_compiled`.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, subspace: Tensor, learn: Callable[[Tensor], Pair]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        subspace: Tensor,
+        learn: Learn | int,
     ) -> Tensor:
-        ctx.learn = learn
+        ctx.learn, ctx.shape = learn, subspace.shape
         ctx.save_for_backward(weight, x)
         return F.linear(x, weight, bias)
 
@@ -58,7 +68,10 @@ class _Learning(torch.autograd.Function):
         small = None
         if ctx.needs_input_grad[3]:
             grad = rows.T @ x.reshape(-1, x.shape[-1])
-            small = ctx.learn(grad).compress(grad)
+            if isinstance(ctx.learn, int):
+                small = _compiled.learn(grad, ctx.learn, *ctx.shape)
+            else:
+                small = ctx.learn(grad).compress(grad)
         return dx, None, dbias, small, None
 
 
@@ -75,19 +88,21 @@ class SubspaceLinear(nn.Linear):
         learn: called with the whole gradient in a backward pass, returns the pair to use from now on; `None` while
             there is nothing to learn.
         before: called before a forward pass, where an update may still be under way; or `None`.
+        number: stands for the layer in compiled graphs, once it has learned; before -1.
     """
 
     subspace: nn.Parameter
     pair: Pair
-    learn: Callable[[Tensor], Pair] | None
+    learn: Learn | None
     before: Callable[[], object] | None
+    number: int
 
     @staticmethod
     def adopt(linear: nn.Linear, pair: Pair) -> SubspaceLinear:
         """Turn a linear layer into this class, in place: references to it stay good."""
         linear.__class__ = SubspaceLinear
         assert isinstance(linear, SubspaceLinear)
-        linear.pair, linear.learn, linear.before = pair, None, None
+        linear.pair, linear.learn, linear.before, linear.number = pair, None, None, -1
         weight = linear.weight
         linear.subspace = nn.Parameter(torch.zeros(pair.shape, dtype=compute_dtype(weight.dtype), device=weight.device))
         weight.requires_grad_(False)
@@ -96,10 +111,16 @@ class SubspaceLinear(nn.Linear):
 
     def release(self) -> nn.Linear:
         """Turn it back into an `nn.Linear` whose weight needs a gradient."""
-        del self.subspace, self.pair, self.learn, self.before
+        del self.subspace, self.pair, self.learn, self.before, self.number
         self.__class__ = nn.Linear  # type: ignore[assignment]
         self.weight.requires_grad_(True)
         return self
+
+    def watch(self, learn: Learn) -> None:
+        """Let the next backward passes form the whole gradient and hand it to `learn`."""
+        self.learn = learn
+        if self.number < 0:
+            self.number = _compiled.number(self)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.before is not None:
@@ -112,9 +133,12 @@ class SubspaceLinear(nn.Linear):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, weight = input.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        run: Any = _Linear if self.learn is None else _Learning
-        by: Any = self.pair if self.learn is None else self.learn
-        result: Tensor = run.apply(input, weight, bias, self.subspace, by)
+        result: Tensor
+        if self.learn is None:
+            result = _Linear.apply(input, weight, bias, self.subspace, self.pair)
+        else:
+            by = self.number if torch.compiler.is_compiling() else self.learn
+            result = _Learning.apply(input, weight, bias, self.subspace, by)
         return result
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -128,7 +152,7 @@ class SubspaceLinear(nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         if self.before is not None:
             self.before()
-        return {**self.__dict__, "learn": None, "before": None}
+        return {**self.__dict__, "learn": None, "before": None, "number": -1}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         if self.before is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.offload._reference import compute_dtype
 from edgeops.offload.learning import look
@@ -19,6 +20,7 @@ from edgeops.offload.pair import Pair
 from edgeops.offload.pipeline import Pipeline
 from edgeops.offload.schedule import Policy
 from edgeops.offload.settings import check_settings
+from edgeops.offload.sharded import average_leaf, is_sharded, refuse_other_wrappers, rows_of
 from edgeops.offload.targets import FIXED, Select, Target, first_pair, select_linears
 from edgeops.offload.update import Overlapped, Update, without_bad_gradients
 
@@ -83,6 +85,18 @@ class LSPAdamW(torch.optim.Optimizer):
         ...     losses.append(loss.item())
         >>> losses[-1] < 0.9 * losses[0], model[0].weight.grad is None
         (True, True)
+
+    On several processes: under DistributedDataParallel compressed gradients are averaged; `fully_shard` (FSDP2) comes
+    first, by rows and around blocks, not on linear layers themselves. Coordinates and moments are then whole in every
+    process and weights sharded; `state_dict()` is saved by each process. Without FSDP1, `CPUOffloadPolicy`, `policy`::
+
+        for block in model.layers:
+            fully_shard(block)
+        fully_shard(model)
+        optimizer = LSPAdamW(model, d=256, r=4)
+
+    `torch.compile(model, fullgraph=True)` makes two graphs, one of them for steps that look at pairs. With a policy
+    graphs end at every layer, whose update is waited for there.
     """
 
     def __init__(
@@ -129,6 +143,7 @@ class LSPAdamW(torch.optim.Optimizer):
         self._ordinary: torch.optim.AdamW | None = None
         self._pipeline: Pipeline | None = None
         self._learning = False
+        self._overlaps = policy is not None
         self.skipped = 0
         defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
         check_settings(WHO, subspace)  # all that can be refused, before a layer is touched
@@ -150,7 +165,12 @@ class LSPAdamW(torch.optim.Optimizer):
     def _groups_of_model(
         self, model: nn.Module, subspace: dict[str, Any], targets: Select | None
     ) -> list[dict[str, Any]]:
+        refuse_other_wrappers(WHO, model)
         chosen = select_linears(WHO, model, subspace["d"], targets)
+        shards = {name: rows_of(WHO, f"{name}.weight", x.weight) for name, x in chosen.items()}
+        if self._overlaps and any(rows is not None for rows in shards.values()):
+            rule = "policy needs whole weights: shards are gathered before their layers wait"
+            raise NotImplementedError(message(WHO, rule, "a model sharded by fully_shard", "Leave policy out."))
         pairs = {  # all of them before the first layer is touched
             name: first_pair(WHO, f"{name}.weight", x.weight, subspace["projector"], subspace["d"], subspace["r"],
                              self._generator)
@@ -161,7 +181,9 @@ class LSPAdamW(torch.optim.Optimizer):
         leaves = []
         for name, linear in chosen.items():
             module = SubspaceLinear.adopt(linear, pairs[name])
-            target = Target(f"{name}.weight", module.weight, module.subspace, module, 0)
+            target = Target(f"{name}.weight", module.weight, module.subspace, module, 0, rows=shards[name])
+            if target.rows is not None:
+                self._hooks.append(average_leaf(target.leaf, target.rows.mesh))
             self._targets[id(module.subspace)] = target
             leaves.append(module.subspace)
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in self._targets]
@@ -181,6 +203,9 @@ class LSPAdamW(torch.optim.Optimizer):
             name = f"parameter {i} of its group"
             if not p.requires_grad:
                 raise ValueError(message(WHO, f"{name} must require a gradient", "a frozen one", "Leave it out."))
+            if is_sharded(p):
+                rule, advice = f"{name} must be a whole weight", "Pass the sharded model itself."
+                raise NotImplementedError(message(WHO, rule, "a DTensor", advice))
             pair = first_pair(WHO, name, p, group["projector"], group["d"], group["r"], self._generator)
             target = Target(name, p, p, None, place, pair)
             self._targets[id(p)] = target
@@ -229,7 +254,7 @@ class LSPAdamW(torch.optim.Optimizer):
     def _watch(self, target: Target) -> None:
         """Let the layer's next backward pass form the whole gradient where the pair is to be looked at."""
         if target.due and target.module is not None:
-            target.module.learn = functools.partial(self._learn, target)
+            target.module.watch(functools.partial(self._learn, target))
 
     def _learn(self, target: Target, grad: Tensor) -> Pair:
         """The pair to use, after a look at a whole gradient where one is due."""
@@ -300,6 +325,7 @@ class LSPAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_layers()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p.grad.is_sparse:
@@ -318,6 +344,15 @@ class LSPAdamW(torch.optim.Optimizer):
         self._step_ordinary()
         return loss
 
+    def _check_layers(self) -> None:
+        """Refuse to train what the layers do not have any more."""
+        for target in self._targets.values():
+            own = None if target.module is None else getattr(target.module, "subspace", None)
+            if own is not None and own is not target.leaf:
+                rule = f"the layer of {target.name} must keep its parameters once the optimizer is built"
+                advice = "Call fully_shard, and what else replaces parameters, before LSPAdamW."
+                raise RuntimeError(message(WHO, rule, "others", advice))
+
     def _group_of(self, target: Target) -> dict[str, Any]:
         """A target's settings as they are now: loading a state makes new groups."""
         return self.param_groups[target.group]
@@ -334,8 +369,9 @@ class LSPAdamW(torch.optim.Optimizer):
         target, group = update.target, self._group_of(update.target)
         if target.module is not None and not target.due:
             target.module.learn = None
-        looks = group["projector"] not in FIXED and not update.skipped
-        if looks and int(update.state["step"]) % group["check_every"] == 0:
+        # what was left out counts, too: targets are looked at together, so compiled models need two graphs, not more
+        steps = target.skipped + (int(update.state["step"]) if update.state else 0)
+        if group["projector"] not in FIXED and steps % group["check_every"] == 0:
             target.due = True
             self._watch(target)
 
@@ -360,7 +396,7 @@ class LSPAdamW(torch.optim.Optimizer):
             assert target.module is not None
             wire = group["wire_dtype"] or compute_dtype(target.weight.dtype)
             target.host = self._pipeline.link.host_buffer(target.pair.shape, wire)
-            target.module.before = functools.partial(self._pipeline.wait, place)
+            target.module.before = _native.eager_only(functools.partial(self._pipeline.wait, place))
             hook = functools.partial(self._arrived, target)
             self._hooks.append(target.leaf.register_post_accumulate_grad_hook(hook))
 

@@ -61,37 +61,43 @@ class Pair:
         norms = self.left.norm() * self.right.norm()
         return math.sqrt(self.left.rows * self.right.rows) / norms if norms > 0 else 0.0
 
-    def apply_(self, weight: Tensor, delta: Tensor, alpha: float, keep: float, seed: int | None = None) -> None:
+    def apply_(
+        self, weight: Tensor, delta: Tensor, alpha: float, keep: float, seed: int | None = None, first: int = 0
+    ) -> None:
         """`weight <- keep * weight + alpha * P delta Q^T` in place, of plain tensors.
 
         Args:
-            weight: `[m, n]`.
+            weight: `[m, n]`, or some of its rows.
             delta: `[p, q]` in the compute type of the weight.
             alpha: a factor, negative to go down.
             keep: the weight's own factor (decoupled weight decay).
             seed: round a bfloat16 weight by chance, by this seed; otherwise to the nearest.
+            first: the first of the rows.
         """
+        count = weight.shape[0]
+        if count == 0:
+            return
         torch.autograd.graph.increment_version(weight)
         if isinstance(self.left, SparseProjector) and isinstance(self.right, SparseProjector):
             left, right = self.left, self.right
             _apply(
                 weight,
                 delta,
-                left.index,
-                left.value,
+                left.index[first : first + count],
+                left.value[first : first + count],
                 right.index,
                 right.value,
                 alpha,
                 keep,
                 seed is not None,
-                seed or 0,
+                (seed or 0) ^ first,
             )
             return
-        update = self.expand(delta)
-        for first in range(0, weight.shape[0], _ROWS):  # by parts: rounding takes several times the memory
-            rows = weight[first : first + _ROWS]
-            wide = (rows.to(update.dtype) * keep).add_(update[first : first + _ROWS], alpha=alpha)
-            rows.copy_(wide if seed is None else round_by_chance(wide, seed, first))
+        update = self.expand(delta)[first : first + count]
+        for i in range(0, count, _ROWS):  # by parts: rounding takes several times the memory
+            rows = weight[i : i + _ROWS]
+            wide = (rows.to(update.dtype) * keep).add_(update[i : i + _ROWS], alpha=alpha)
+            rows.copy_(wide if seed is None else round_by_chance(wide, seed, first + i))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pair:
         """Both projectors on another device or of another compute dtype; itself where nothing changes."""

@@ -16,6 +16,7 @@ from edgeops.offload._reference import compute_dtype
 from edgeops.offload.linear import SubspaceLinear
 from edgeops.offload.pair import Pair, rows_pair, svd_pair
 from edgeops.offload.projector import IdentityProjector, SparseProjector
+from edgeops.offload.sharded import Rows
 
 PROJECTORS = ("learned", "random", "svd", "rows", "identity")
 FIXED = ("random", "identity")  # never learned
@@ -40,6 +41,7 @@ class Target:
         small: the compressed gradient, where only the weight is known.
         arrived: micro-batches whose gradients are in the pending one.
         host: the persistent buffer of overlapped updates.
+        rows: which rows of the weight this process has, where it is sharded.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Target:
     small: Tensor | None = field(default=None, repr=False)
     arrived: int = 0
     host: Tensor | None = field(default=None, repr=False)
+    rows: Rows | None = None
 
     @property
     def pair(self) -> Pair:
@@ -144,7 +147,8 @@ def select_linears(who: str, model: nn.Module, d: int | float, targets: Select |
         idle = [p for p in patterns if not any(fnmatch(name, p) for name in linears)]
         if idle:
             rule = "every pattern in targets must match a plain nn.Linear"
-            raise ValueError(message(who, rule, ", ".join(map(repr, idle)), "See model.named_modules() for the names."))
+            advice = "See model.named_modules() for the names; layers that fully_shard was called with are not plain."
+            raise ValueError(message(who, rule, ", ".join(map(repr, idle)), advice))
     for name, module in chosen.items():
         if owners[id(module.weight)] > 1:
             rule = f"{name}.weight must not be shared with another module"

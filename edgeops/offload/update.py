@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops.offload._reference import compute_dtype
+from edgeops.offload.sharded import any_process, is_sharded, local_rows
 from edgeops.offload.targets import Target
 
 _adam = _native.kernel("_subspace_adam", "subspace_adam")
@@ -95,7 +96,8 @@ class Update:
         t = int(self.state["step"])
         seed = None if self._seed is None else (self._seed * 4294967311 + t) & (2**63 - 1)
         delta = self._small.to(compute_dtype(target.weight.dtype))
-        target.pair.apply_(target.weight, delta, -self._lr * target.pair.scale, 1 - self._lr * self._decay, seed)
+        weight, first = local_rows(target.weight), 0 if target.rows is None else target.rows.first
+        target.pair.apply_(weight, delta, -self._lr * target.pair.scale, 1 - self._lr * self._decay, seed, first)
 
     def run(self) -> None:
         """All four, here and now."""
@@ -111,8 +113,13 @@ def without_bad_gradients(parameters: Sequence[Tensor]) -> Iterator[int]:
     grads = [(p, p.grad) for p in parameters if p.grad is not None and p.grad.numel()]
     bad: list[tuple[Tensor, Tensor]] = []
     if grads:  # one answer for all: each would be waited for on a GPU
-        largest = [torch.linalg.vector_norm(g, torch.inf).to(grads[0][1].device, torch.float32) for _, g in grads]
-        bad = [each for each, fine in zip(grads, torch.stack(largest).isfinite().tolist()) if not fine]
+        shards = [local_rows(g) for _, g in grads]
+        flat = [g if g.numel() else g.new_zeros(1) for g in shards]
+        largest = [torch.linalg.vector_norm(g, torch.inf).to(shards[0].device, torch.float32) for g in flat]
+        odd = ~torch.stack(largest).isfinite()
+        for mesh in {id(g.device_mesh): g.device_mesh for _, g in grads if is_sharded(g)}.values():  # type: ignore[attr-defined]
+            odd = any_process(odd, mesh)
+        bad = [each for each, is_bad in zip(grads, odd.tolist()) if is_bad]
     for p, _ in bad:
         p.grad = None
     try:
