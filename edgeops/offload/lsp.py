@@ -101,7 +101,7 @@ class LSPAdamW(torch.optim.Optimizer):
         alpha: float | None = None,
         alpha_relative: float = 1.25,
         fit_steps: int = 30,
-        fit_lr: float = 0.1,
+        fit_lr: float | None = None,
         fit_beta: float = 0.0,
         warm_start: bool = True,
         on_change: str = "project_normalised",

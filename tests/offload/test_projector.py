@@ -120,7 +120,7 @@ def test_shrunken_draws_learn_faster() -> None:
     g, held_out = gradient(128, 96, 1), gradient(128, 96, 2)
     for seed in range(3):
         ours = fit(drawn_pair(128, 96, 32, 4, seed), g, steps=10).pair.bias(held_out)
-        paper = fit(drawn_pair(128, 96, 32, 4, seed, shrink=False), g, steps=10).pair.bias(held_out)
+        paper = fit(drawn_pair(128, 96, 32, 4, seed, shrink=False), g, steps=10, lr=0.1).pair.bias(held_out)
         assert float(ours) < 0.9 * float(paper)
 
 
