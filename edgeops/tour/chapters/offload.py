@@ -128,9 +128,9 @@ class OffloadChapter:
         section.text(
             f"Which of {len(facts['groups'])} groups of books is a verse from? MiniLM-L6 with one linear layer on top, "
             f"batches of {records[0].shapes['batch']}: {records[0].source}. Embeddings are frozen everywhere. The link "
-            f"is emulated at {facts['bandwidth'] / 1e6:.0f} MB/s each way: whole gradients in bfloat16 take as long as "
-            f"a step computes here. LSP's subspaces are {facts['share']:g} of each matrix's shorter side wide, "
-            f"{records[0].shapes['matrices']} matrices."
+            f"is emulated at {facts['bandwidth'] / 1e6:.0f} MB/s each way, at which whole gradients take as long as a "
+            f"step computes here; both ways over the link send bfloat16. LSP's subspaces are {facts['share']:g} of each "
+            f"matrix's shorter side wide, {records[0].shapes['matrices']} matrices."
         )
         section.table(
             result.columns,
