@@ -129,7 +129,7 @@ class OffloadChapter:
             f"Which of {len(facts['groups'])} groups of books is a verse from? MiniLM-L6 with one linear layer on top, "
             f"batches of {records[0].shapes['batch']}: {records[0].source}. Embeddings are frozen everywhere. The link "
             f"is emulated at {facts['bandwidth'] / 1e6:.0f} MB/s each way, at which whole gradients take as long as a "
-            f"step computes here; both ways over the link send bfloat16. LSP's subspaces are {facts['share']:g} of each "
+            f"step computes here; both send bfloat16 over it. LSP's subspaces are {facts['share']:g} of each "
             f"matrix's shorter side wide, {records[0].shapes['matrices']} matrices."
         )
         section.table(
