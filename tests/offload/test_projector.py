@@ -155,6 +155,25 @@ def test_moments_that_are_projected() -> None:
     assert float(transfer(same, loud, m, v, 7, "project")[0].norm()) > 90 * float(m.norm())
 
 
+def test_steps_do_not_become_longer_by_a_change() -> None:
+    """The squared rule of V sees no element's sign: of a steady gradient it makes steps too long."""
+
+    def length(m: torch.Tensor, v: torch.Tensor) -> float:
+        return float((m.square() / v).mean().sqrt())
+
+    old, new = drawn_pair(40, 30, 12, 4, 1), drawn_pair(40, 30, 12, 4, 2)
+    m = torch.rand(12, 12, generator=generator(1)) + 0.5
+    plain, scaled = (transfer(old, new, m, m.square(), 7, how) for how in ("project", "project_normalised"))
+    assert length(m, m.square()) == pytest.approx(1.0)
+    assert length(scaled[0], scaled[1]) <= 1.0001
+    assert length(plain[0], plain[1]) > 0
+    still = transfer(old, new, torch.zeros_like(m), m.square(), 7)
+    assert float(still[0].norm()) == 0
+    assert bool(still[1].isfinite().all())
+    nothing = transfer(old, new, torch.zeros_like(m), torch.zeros_like(m), 7)
+    assert float(nothing[1].norm()) == 0
+
+
 def test_moments_that_are_not() -> None:
     pair, other = drawn_pair(12, 12, 4, 2), drawn_pair(12, 12, 3, 2)
     ones = torch.ones(4, 4)
