@@ -21,7 +21,7 @@ import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
-from bench.offload import projectors, published, quality, simulate
+from bench.offload import moments, projectors, published, quality, simulate
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -67,6 +67,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B12": tree_lstm.grid_figures,
     "B13": ladder.figures,
     "O9": projectors.shrunken,
+    "O10": moments.figures,
     "O12": quality.figures,
     "O13": quality.half_figures,
     "O14": simulate.emulation_figures,

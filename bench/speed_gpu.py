@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the items that need a GPU (section 14, "On one GPU"): G1 to G4 and G6 of the ragged specification, OG18
-to OG23 of the offload specification."""
+to OG24 of the offload specification."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from bench import registry
 from bench.inputs import LISTS, batch
 from bench.offload import gpu as offload_gpu
-from bench.offload import gpu_steps
+from bench.offload import gpu_steps, gsm8k
 from bench.ragged import attention, attention_gpu, encoder_layer_gpu
 from bench.registry import Case, Unavailable
 from bench.table import Group
@@ -145,6 +145,7 @@ ITEMS = {
     "OG21": GpuItem(("offload_apply_gpu",), 15, offload_gpu.apply_figures),
     "OG22": GpuItem((), 1, _nothing, gpu_steps.step_times),
     "OG23": GpuItem((), 1, _nothing, gpu_steps.timeline),
+    "OG24": GpuItem((), 1, _nothing, gsm8k.quality),
 }
 
 

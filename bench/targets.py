@@ -107,6 +107,9 @@ TARGETS = (
     Target("OG22", "over ZeRO-Offload", ">=", 2.0, "x"),
     Target("OG23", "longest gap of compute over the longest update of a layer", "<=", 1, "x"),
     Target("OG23", "stages that never run beside compute", "<=", 0),
+    Target("OG24", "held-out loss over full AdamW's", "<=", 1.01, "x"),
+    Target("OG24", "full AdamW: held-out loss over that before training", "<=", 0.95, "x"),
+    Target("OG24", "bytes moved a step over whole gradients'", "<=", 0.25, "x"),
     Target("B1", "published figures that differ", "<=", 0),
     Target("B1", "graphs where sufficient needs more than published", "<=", 0),
     Target("B1", "graphs where lookahead needs more than sufficient", "<=", 0),
@@ -169,6 +172,11 @@ TARGETS = (
     *(
         Target("O9", f"{name}: 30 shrunken steps over 100 of the paper's, worst matrix", "<=", 1.0)
         for name in ("MiniLM", "SmolLM2")
+    ),
+    *(
+        Target("O10", f"{start}: projected moments, loss above that of {other}", "<=", 0.0)
+        for start in ("a new draw", "the old pair")
+        for other in ("reset", "reset_with_t")
     ),
     *(
         target

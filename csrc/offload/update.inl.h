@@ -2,19 +2,12 @@
 // Inner loops of the update: Adam in the subspace, and its direction added to the weight. Included once per instruction
 // set, after convert.inl.h.
 
-// A counter's random 32 bits: they follow from seed, row and column alone, so every device and any number of threads
-// rounds alike.
-EDGEOPS_INLINE uint32_t scramble(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x *= 0x846ca68bu;
-  return x ^ (x >> 16);
-}
+#include "../common/mix32.inl.h"
 
+// Random bits follow from seed, row and column alone, so every device and any number of threads rounds alike.
 EDGEOPS_INLINE uint32_t counter_of_row(int64_t seed, int64_t row) {
-  const uint32_t low = scramble(static_cast<uint32_t>(seed) + 0x9E3779B9u * static_cast<uint32_t>(row));
-  return scramble(low ^ static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32));
+  const uint32_t low = mix32(static_cast<uint32_t>(seed) + 0x9E3779B9u * static_cast<uint32_t>(row));
+  return mix32(low ^ static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32));
 }
 
 // x rounded to bfloat16, up with the probability of its distance from below; what is not finite stays as it is.
@@ -44,7 +37,7 @@ EDGEOPS_INLINE void add_to_row(const ApplyCall& call, int64_t i, int64_t j0, int
     if (call.stochastic) {
       const uint32_t counter = counter_of_row(call.seed, i);
       for (int64_t j = 0; j < count; ++j) {
-        w[j] = round_by_chance(row[j], scramble(counter ^ (0x27D4EB2Fu * static_cast<uint32_t>(j0 + j))));
+        w[j] = round_by_chance(row[j], mix32(counter ^ (0x27D4EB2Fu * static_cast<uint32_t>(j0 + j))));
       }
     } else {
       narrow<St>(row, w, count);

@@ -2,13 +2,7 @@
 // Dropout of attention weights by counter: a weight's fate follows from seed, sequence, head, query and key alone, so
 // forward, backward and every device agree without a stored mask. Included once per instruction set.
 
-EDGEOPS_INLINE uint32_t mix32(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x *= 0x846ca68bu;
-  return x ^ (x >> 16);
-}
+#include "../common/mix32.inl.h"
 
 // The counter of one row of weights.
 EDGEOPS_INLINE uint32_t dropout_row(int64_t seed, int64_t b, int64_t h, int64_t i) {
@@ -30,12 +24,7 @@ EDGEOPS_INLINE void dropout_weights(
   }
   int64_t j = from;
   for (; j < to; j += n) {
-    U x = row ^ (0x27D4EB2Fu * (step + static_cast<uint32_t>(t0 + j)));
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
-    x ^= x >> 16;
+    const U x = mix32<U>(row ^ (0x27D4EB2Fu * (step + static_cast<uint32_t>(t0 + j))));
     const int64_t count = to - j < n ? to - j : n;
     for (int64_t i = 0; i < count; ++i) {
       s[j + i] = x[i] >= d.threshold ? s[j + i] * kept : T(0);

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops._common import message
+from edgeops.offload._descent import descend
 from edgeops.offload.pair import Pair
 from edgeops.offload.projector import SparseProjector
 
@@ -34,17 +35,20 @@ class Fit:
 
 
 @torch.no_grad()
-def fit(pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: float = 0.0, stop_at: float = 0.0) -> Fit:
+def fit(
+    pair: Pair, grad: Tensor, *, steps: int = 30, lr: float | None = None, beta: float = 0.0, stop_at: float = 0.0
+) -> Fit:
     """Train the values of a sparse pair so that it keeps a gradient; places stay.
 
-    Minimises `||P P^T G Q Q^T - G|| / ||G|| + beta (||P|| + ||Q||)` with Adam under a cosine, starting from the values
-    that the pair has: a warm start where it has been learned before.
+    Minimises `||P P^T G Q Q^T - G|| / ||G|| + beta (||P|| + ||Q||)` from the values that the pair has: a warm start
+    where it has been learned before. By default conjugate gradients take each row's own curvature into account and
+    find the length of every step: on real gradients 30 of them reach what Adam needs about 100 for (`bench.check O9`).
 
     Args:
         pair: of two `SparseProjector`s.
         grad: G `[m, n]`, float32 or float64.
         steps: at most.
-        lr: of Adam, at the start.
+        lr: a number is the paper's way, Adam at this rate (0.1 there) under a cosine; `None` conjugate gradients.
         beta: weight of the projectors' norms (equation of section 3; the paper gives no value, 0 by default).
         stop_at: stop as soon as the relative bias is this small.
 
@@ -71,6 +75,19 @@ def fit(pair: Pair, grad: Tensor, *, steps: int = 30, lr: float = 0.1, beta: flo
     if not math.isfinite(whole) or whole == 0:
         return Fit(pair, float("nan") if whole else 0.0, 0)
     grad = (grad / whole).detach()
+    if lr is not None:
+        return _adam(left, right, grad, steps, lr, beta, stop_at)
+    p, q, taken = descend(left, right, grad, steps, beta, stop_at)
+    found = Pair(left.with_value(p), right.with_value(q))
+    bias, before = float(found.bias(grad)), float(pair.bias(grad))
+    worse = not bias <= before and beta == 0  # rounding, where nothing is left to learn
+    return Fit(pair, before, taken) if worse else Fit(found, bias, taken)
+
+
+def _adam(
+    left: SparseProjector, right: SparseProjector, grad: Tensor, steps: int, lr: float, beta: float, stop_at: float
+) -> Fit:
+    """The paper's fit to a G of norm 1."""
     values = [left.value.detach().clone(), right.value.detach().clone()]
     best, best_values = math.inf, [v.clone() for v in values]
     optimizer = torch.optim.Adam(values, lr=lr)

@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeops import _native
 from edgeops._common import describe, message
 from edgeops.offload._reference import compute_dtype
 from edgeops.offload.learning import look
 from edgeops.offload.linear import SubspaceLinear
 from edgeops.offload.links import Link
+from edgeops.offload.overlap import Overlap, check_overlap
 from edgeops.offload.pair import Pair
 from edgeops.offload.pipeline import Pipeline
+from edgeops.offload.saved import check_saved, restore_targets, saved_targets
 from edgeops.offload.schedule import Policy
 from edgeops.offload.settings import check_settings
 from edgeops.offload.sharded import average_leaf, is_sharded, refuse_other_wrappers, rows_of
 from edgeops.offload.targets import FIXED, Select, Target, first_pair, select_linears
-from edgeops.offload.update import Overlapped, Update, without_bad_gradients
+from edgeops.offload.update import Update, without_bad_gradients
 
 WHO = "LSPAdamW"
 
@@ -50,7 +51,7 @@ class LSPAdamW(torch.optim.Optimizer):
         alpha: learn again where the relative bias is above this (the paper's rule).
         alpha_relative: where alpha is `None`: learn again where the bias is above this multiple of that after the last
             fit, since no fixed threshold is reachable on every model.
-        fit_steps, fit_lr, fit_beta: of the fit.
+        fit_steps, fit_lr, fit_beta: of the fit, see `fit`; `fit_lr=0.1` is the paper's.
         warm_start: fit from the current pair instead of a new draw.
         on_change: what becomes of the moments, see `transfer`.
         state_device: where the moments live and Adam runs.
@@ -115,7 +116,7 @@ class LSPAdamW(torch.optim.Optimizer):
         alpha: float | None = None,
         alpha_relative: float = 1.25,
         fit_steps: int = 30,
-        fit_lr: float = 0.1,
+        fit_lr: float | None = None,
         fit_beta: float = 0.0,
         warm_start: bool = True,
         on_change: str = "project_normalised",
@@ -141,14 +142,13 @@ class LSPAdamW(torch.optim.Optimizer):
         self._generator = torch.Generator().manual_seed(seed)
         self._seed, self._state_device = seed, torch.device(state_device)
         self._ordinary: torch.optim.AdamW | None = None
-        self._pipeline: Pipeline | None = None
-        self._learning = False
         self._overlaps = policy is not None
+        self._overlap: Overlap | None = None
         self.skipped = 0
         defaults = torch.optim.AdamW([torch.zeros(1)], lr, betas, eps, weight_decay).defaults
         check_settings(WHO, subspace)  # all that can be refused, before a layer is touched
         if policy is not None:
-            self._check_overlap(policy, accumulation_steps, isinstance(params, nn.Module))
+            check_overlap(WHO, policy, accumulation_steps, isinstance(params, nn.Module))
         groups = self._groups_of_model(params, subspace, targets) if isinstance(params, nn.Module) else list(params)
         super().__init__(groups, {**defaults, **dict.fromkeys(subspace)})
         for group in self.param_groups:
@@ -158,7 +158,10 @@ class LSPAdamW(torch.optim.Optimizer):
             advice = "Give a smaller d, other targets, or groups with a key 'd'; or use torch.optim.AdamW."
             raise ValueError(message(WHO, rule, f"{len(self.param_groups)} groups without any", advice))
         if policy is not None:
-            self._overlap(policy, accumulation_steps, link, record)
+            self._overlap = Overlap(
+                self.targets, policy, accumulation_steps, link, record, self.param_groups[0]["wire_dtype"],
+                self._update_of, self._through,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ set-up
 
@@ -225,7 +228,7 @@ class LSPAdamW(torch.optim.Optimizer):
             if id(p) in inside:
                 rule = "a weight that is trained through its subspace cannot be added again"
                 raise ValueError(message(WHO, rule, describe(p), "Leave it to its group."))
-        if getattr(self, "_pipeline", None) is not None and param_group.get("d") is not None:
+        if getattr(self, "_overlap", None) is not None and param_group.get("d") is not None:
             rule = "targets cannot be added while updates are overlapped"
             raise ValueError(message(WHO, rule, "a group with 'd'", "Build the optimizer with all of them."))
         super().add_param_group(param_group)
@@ -234,8 +237,8 @@ class LSPAdamW(torch.optim.Optimizer):
 
     def release(self) -> None:
         """Turn the model's layers back into `nn.Linear`s with whole gradients, and drop every hook."""
-        if self._pipeline is not None:
-            self._pipeline.close()
+        if self._overlap is not None:
+            self._overlap.close()
         for target in self._targets.values():
             if target.module is not None:
                 target.module.release()
@@ -298,12 +301,14 @@ class LSPAdamW(torch.optim.Optimizer):
                 for p in group["params"]:
                     self._targets[id(p)].due = True
                 self._arm(group)
-        self._learning = True
+        if self._overlap is not None:
+            self._overlap.paused = True
         try:
             with torch.enable_grad():
                 closure()
         finally:
-            self._learning = False
+            if self._overlap is not None:
+                self._overlap.paused = False
             for target in self._targets.values():
                 target.due = False
         self.zero_grad()
@@ -334,8 +339,8 @@ class LSPAdamW(torch.optim.Optimizer):
             for p in group["params"] if group["d"] is not None else ():
                 target = self._targets[id(p)]
                 small = target.gradient()
-                if small is not None and self._pipeline is not None:  # fewer backward passes than announced
-                    self._submit(target)
+                if small is not None and self._overlap is not None:  # fewer backward passes than announced
+                    self._overlap.submit(target)
                 elif small is not None:
                     update = self._update_of(target, small, None)
                     update.run()
@@ -377,54 +382,15 @@ class LSPAdamW(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------ overlapped updates
 
-    @staticmethod
-    def _check_overlap(policy: str | Policy, accumulation_steps: int, model: bool) -> None:
-        if not model:
-            rule = "policy needs a model, whose layers wait for their updates"
-            raise ValueError(message(WHO, rule, "parameters", "Pass the model itself, or leave policy out."))
-        if accumulation_steps < 1:
-            rule = "accumulation_steps must be at least 1"
-            raise ValueError(message(WHO, rule, str(accumulation_steps), "Count the backward passes of a step."))
-        if policy != "auto":
-            Policy.parse(policy)
-
-    def _overlap(self, policy: str | Policy, accumulation_steps: int, link: Link | None, record: bool) -> None:
-        self._accumulation = accumulation_steps
-        self._pipeline = Pipeline(len(self._targets), policy, link=link, record=record)
-        group = self.param_groups[0]
-        for place, target in enumerate(self._targets.values()):
-            assert target.module is not None
-            wire = group["wire_dtype"] or compute_dtype(target.weight.dtype)
-            target.host = self._pipeline.link.host_buffer(target.pair.shape, wire)
-            target.module.before = _native.eager_only(functools.partial(self._pipeline.wait, place))
-            hook = functools.partial(self._arrived, target)
-            self._hooks.append(target.leaf.register_post_accumulate_grad_hook(hook))
-
     @property
     def pipeline(self) -> Pipeline | None:
         """What carries overlapped updates; `None` without a policy."""
-        return self._pipeline
+        return None if self._overlap is None else self._overlap.pipeline
 
     def finish(self) -> None:
         """Return when every update under way is in its weight."""
-        if self._pipeline is not None:
-            self._pipeline.finish()
-
-    def _arrived(self, target: Target, leaf: Tensor) -> None:
-        if self._learning:
-            return
-        target.arrived += 1
-        if target.arrived >= self._accumulation:
-            self._submit(target)
-
-    @torch.no_grad()
-    def _submit(self, target: Target) -> None:
-        """Hand a complete gradient to the pipeline."""
-        small, target.arrived = target.leaf.grad, 0
-        assert small is not None
-        assert self._pipeline is not None
-        target.leaf.grad = None
-        self._pipeline.submit(Overlapped(self._update_of(target, small, target.host), self._through))
+        if self._overlap is not None:
+            self._overlap.pipeline.finish()
 
     # ------------------------------------------------------------------ the rest
 
@@ -459,15 +425,8 @@ class LSPAdamW(torch.optim.Optimizer):
         out = super().state_dict()
         out["subspace"] = {
             "generator": self._generator.get_state(),
-            "targets": [
-                {
-                    "name": t.name, "shape": list(t.weight.shape), "dtype": str(t.weight.dtype),
-                    "pair": t.pair.state(), "due": t.due, "fit_bias": t.fit_bias, "skipped": t.skipped,
-                    "learned": t.learned,
-                }
-                for t in self._targets.values()
-            ],
-        }  # fmt: skip
+            "targets": saved_targets(self.targets),
+        }
         return out
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -476,15 +435,8 @@ class LSPAdamW(torch.optim.Optimizer):
         Raises:
             ValueError: it was of other weights, shapes or dtypes; nothing has been changed then.
         """
-        if "subspace" not in state_dict:
-            raise ValueError(message(WHO, "needs the state of an LSPAdamW", "one without 'subspace'", "Save it again."))
+        check_saved(WHO, self.targets, state_dict)
         saved = state_dict["subspace"]
-        have = [(t.name, list(t.weight.shape), str(t.weight.dtype)) for t in self._targets.values()]
-        given = [(t["name"], list(t["shape"]), t["dtype"]) for t in saved["targets"]]
-        if have != given:
-            odd = next((f"{g} where {h} is" for g, h in zip(given, have) if g != h), f"{len(given)} of them")
-            rule = "the saved state must be of the same weights, shapes and dtypes"
-            raise ValueError(message(WHO, rule, odd, "Build the optimizer as it was when it was saved."))
         self.finish()
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "subspace"})
         self._generator.set_state(saved["generator"].cpu())
@@ -493,12 +445,8 @@ class LSPAdamW(torch.optim.Optimizer):
             for group, given_group in zip(self.param_groups, state_dict["param_groups"])
             for p, key in zip(group["params"], given_group["params"])
         }
-        for target, kept in zip(self._targets.values(), saved["targets"]):
-            target.set_pair(Pair.of(kept["pair"]).to(target.weight.device))
-            target.due, target.fit_bias = kept["due"], kept["fit_bias"]
-            target.skipped, target.learned = kept["skipped"], kept["learned"]
-            if target.module is not None:
-                target.module.learn = None
+        restore_targets(self.targets, saved["targets"])
+        for target in self.targets:
             state = self.state.get(target.leaf)
             if state:  # as saved: torch has cast and moved them like the parameter
                 for key in ("exp_avg", "exp_avg_sq"):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,10 @@ def transfer(
         exp_avg_sq: V `[p, q]`.
         step: t.
         how: "project"; "project_normalised", the same with rows of A and columns of B scaled down to norm 1 where they
-            are longer, so that no moment grows by the change alone; "reset", zeros and t = 0; "reset_with_t", zeros
-            and t kept, which is what the released code does and makes the first step about 3 times too large.
+            are longer, so that no moment grows by the change alone, and V enlarged where steps would become longer (its
+            rule ignores what elements of the gradient have in common; 1.3 times longer on a real encoder); "reset",
+            zeros and t = 0; "reset_with_t", zeros and t kept, which is what the released code does and makes the first
+            step about 3 times too large.
 
     Returns:
         M, V and t. Elements that are not finite become 0.
@@ -54,7 +58,19 @@ def transfer(
         b = b / b.norm(dim=0, keepdim=True).clamp(min=1)
     m = torch.nan_to_num(a @ exp_avg @ b, nan=0.0, posinf=0.0, neginf=0.0)
     v = torch.nan_to_num(a.square() @ exp_avg_sq @ b.square(), nan=0.0, posinf=0.0, neginf=0.0)
+    if how == "project_normalised":
+        v = v * _growth(exp_avg, exp_avg_sq, m, v)
     return m.contiguous(), v.contiguous(), step
+
+
+def _growth(m: Tensor, v: Tensor, new_m: Tensor, new_v: Tensor) -> float:
+    """What V must be multiplied with for steps as long as before, root mean square; never below 1, at most 16."""
+    before, after = (
+        float((first.double().square() / second.double().clamp(min=1e-60)).mean())
+        for first, second in ((m, v), (new_m, new_v))
+    )
+    ratio = after / before if before > 0 else 1.0
+    return min(max(ratio, 1.0), 16.0) if math.isfinite(ratio) else 1.0
 
 
 def _zeros(like: Tensor, pair: Pair) -> Tensor:

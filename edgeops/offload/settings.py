@@ -22,7 +22,7 @@ def check_settings(who: str, group: dict[str, Any]) -> None:
         "alpha": (group["alpha"] is None or group["alpha"] > 0, "must be positive, or None"),
         "alpha_relative": (group["alpha_relative"] > 0, "must be positive"),
         "fit_steps": (group["fit_steps"] >= 0, "must not be negative"),
-        "fit_lr": (group["fit_lr"] > 0, "must be positive"),
+        "fit_lr": (group["fit_lr"] is None or group["fit_lr"] > 0, "must be positive, or None"),
         "fit_beta": (group["fit_beta"] >= 0, "must not be negative"),
         "max_norm": (group["max_norm"] is None or group["max_norm"] > 0, "must be positive, or None"),
         "wire_dtype": (wire is None or wire.is_floating_point, "must be a floating point dtype, or None"),

@@ -120,7 +120,7 @@ def test_shrunken_draws_learn_faster() -> None:
     g, held_out = gradient(128, 96, 1), gradient(128, 96, 2)
     for seed in range(3):
         ours = fit(drawn_pair(128, 96, 32, 4, seed), g, steps=10).pair.bias(held_out)
-        paper = fit(drawn_pair(128, 96, 32, 4, seed, shrink=False), g, steps=10).pair.bias(held_out)
+        paper = fit(drawn_pair(128, 96, 32, 4, seed, shrink=False), g, steps=10, lr=0.1).pair.bias(held_out)
         assert float(ours) < 0.9 * float(paper)
 
 
@@ -153,6 +153,25 @@ def test_moments_that_are_projected() -> None:
     loud = Pair(DenseProjector(10 * q), DenseProjector(10 * q))
     torch.testing.assert_close(transfer(same, loud, m, v, 7, "project_normalised")[:2], (m, v))
     assert float(transfer(same, loud, m, v, 7, "project")[0].norm()) > 90 * float(m.norm())
+
+
+def test_steps_do_not_become_longer_by_a_change() -> None:
+    """The squared rule of V sees no element's sign: of a steady gradient it makes steps too long."""
+
+    def length(m: torch.Tensor, v: torch.Tensor) -> float:
+        return float((m.square() / v).mean().sqrt())
+
+    old, new = drawn_pair(40, 30, 12, 4, 1), drawn_pair(40, 30, 12, 4, 2)
+    m = torch.rand(12, 12, generator=generator(1)) + 0.5
+    plain, scaled = (transfer(old, new, m, m.square(), 7, how) for how in ("project", "project_normalised"))
+    assert length(m, m.square()) == pytest.approx(1.0)
+    assert length(scaled[0], scaled[1]) <= 1.0001
+    assert length(plain[0], plain[1]) > 0
+    still = transfer(old, new, torch.zeros_like(m), m.square(), 7)
+    assert float(still[0].norm()) == 0
+    assert bool(still[1].isfinite().all())
+    nothing = transfer(old, new, torch.zeros_like(m), torch.zeros_like(m), 7)
+    assert float(nothing[1].norm()) == 0
 
 
 def test_moments_that_are_not() -> None:

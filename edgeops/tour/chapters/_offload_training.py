@@ -105,19 +105,26 @@ class OffloadTraining:
         optimizer = LSPAdamW(
             model,
             lr=self.plan.lr,
-            r=ENTRIES,
             targets=[name for name, _ in encoder_matrices(model)],
             link=EmulatedLink(self.bandwidth),
             record=True,
-            seed=self.context.config.seed,
-            check_every=max(10, self.plan.steps // 3),
             **settings,
         )
         small = sum(t.pair.shape[0] * t.pair.shape[1] for t in optimizer.targets)
-        wire = (settings.get("wire_dtype") or torch.float32).itemsize
+        wire = settings["wire_dtype"].itemsize
         rest = sum(p.numel() for p in optimizer.param_groups[-1]["params"])
         kept = 4 * 3 * rest + sum(4 * t.leaf.numel() + t.pair.nbytes() for t in optimizer.targets)
         return Way(model, optimizer, [], 2 * wire * small, kept)
+
+    def _ours(self) -> dict[str, Any]:
+        """Settings of LSP, with a pipeline or without."""
+        return {
+            "d": self.share,
+            "r": ENTRIES,
+            "seed": self.context.config.seed,
+            "check_every": max(10, self.plan.steps // 3),
+            "wire_dtype": torch.bfloat16,
+        }
 
     def _lora(self) -> Way:
         import peft
@@ -149,8 +156,8 @@ class OffloadTraining:
     def _ways(self) -> dict[str, Way]:
         ways = {
             NATIVE: self._native(),
-            ZERO: self._linked(projector="identity", policy="zero", wire_dtype=torch.bfloat16),
-            OURS: self._linked(d=self.share, policy="auto"),
+            ZERO: self._linked(**{**self._ours(), "projector": "identity"}, policy="zero"),
+            OURS: self._linked(**self._ours(), policy="auto"),
         }
         if find_spec("peft") is not None:
             ways[LORA] = self._lora()
@@ -188,11 +195,8 @@ class OffloadTraining:
         optimizer = LSPAdamW(
             model,
             lr=self.plan.lr,
-            d=self.share,
-            r=ENTRIES,
             targets=[name for name, _ in encoder_matrices(model)],
-            seed=self.context.config.seed,
-            check_every=max(10, self.plan.steps // 3),
+            **self._ours(),
         )
         way = Way(model, optimizer, [], 0, 0)
         for i in range(steps):
