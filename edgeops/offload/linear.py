@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,14 @@ class _Learning(torch.autograd.Function):
         return dx, None, dbias, small, None
 
 
+def _zeros(pair: Pair, weight: Tensor) -> Tensor:
+    """Coordinates: one zero, seen as many, on one process; as many as are seen on several, which copy into them."""
+    dtype, several = compute_dtype(weight.dtype), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return torch.zeros(pair.shape, dtype=dtype, device=weight.device)
+    return torch.zeros((), dtype=dtype, device=weight.device).expand(pair.shape)
+
+
 class SubspaceLinear(nn.Linear):
     """`nn.Linear` trained through a subspace: what `LSPAdamW` turns its targets into, and back with `release`.
 
@@ -83,7 +92,8 @@ class SubspaceLinear(nn.Linear):
     devices) works on them. `state_dict` is that of `nn.Linear`.
 
     Attributes:
-        subspace: the coordinates, a parameter of zeros.
+        subspace: the coordinates, a parameter of zeros, which are one number in memory (on several processes they are
+            as many as they seem: `torch.distributed` copies parameters. Start it before the optimizer is built).
         pair: the projectors of the weight.
         learn: called with the whole gradient in a backward pass, returns the pair to use from now on; `None` while
             there is nothing to learn.
@@ -104,7 +114,7 @@ class SubspaceLinear(nn.Linear):
         assert isinstance(linear, SubspaceLinear)
         linear.pair, linear.learn, linear.before, linear.number = pair, None, None, -1
         weight = linear.weight
-        linear.subspace = nn.Parameter(torch.zeros(pair.shape, dtype=compute_dtype(weight.dtype), device=weight.device))
+        linear.subspace = nn.Parameter(_zeros(pair, weight))
         weight.requires_grad_(False)
         weight.grad = None
         return linear
@@ -145,8 +155,7 @@ class SubspaceLinear(nn.Linear):
         """What moves or casts the layer moves its projectors, too."""
         super()._apply(fn, recurse)
         self.pair = self.pair.to(self.weight.device, compute_dtype(self.weight.dtype))
-        if self.subspace.dtype != compute_dtype(self.weight.dtype):
-            self.subspace.data = self.subspace.data.to(compute_dtype(self.weight.dtype))
+        self.subspace.data = _zeros(self.pair, self.weight)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -161,12 +170,11 @@ class SubspaceLinear(nn.Linear):
         destination.pop(prefix + SUBSPACE, None)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        absent = prefix + SUBSPACE not in state_dict
-        if absent:
-            state_dict[prefix + SUBSPACE] = self.subspace.data
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        if absent:
-            del state_dict[prefix + SUBSPACE]
+        coordinates = self._parameters.pop(SUBSPACE)  # nothing of them is saved
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+        finally:
+            self._parameters[SUBSPACE] = coordinates
 
     def extra_repr(self) -> str:
         p, q = self.pair.shape
