@@ -13,7 +13,7 @@ import triton.language as tl
 from edgeops.triton_kernels.batching.places import base_of, record_of, rows_through, starts_of, stride_of
 
 # fields of a product: out, weight, bias, first and second operand, and what must be there (an address, not 0)
-OUT, WEIGHT, BIAS, FIRST, SECOND, GUARD, LINEAR = 0, 3, 6, 9, 12, 15, 16
+OUT, WEIGHT, BIAS, FIRST, SECOND, GUARD, LINEAR = 0, 3, 6, 9, 12, 15, 18
 # fields of a weight's gradient: number of rows, gradient, operand, dweight, dbias
 WGRAD = 13
 

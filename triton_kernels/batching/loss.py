@@ -41,6 +41,7 @@ def _cross_entropy_fwd_kernel(
         cols = first + tl.arange(0, BLOCK_C)[None, :]
         x = tl.load(scores + cols, mask=live[:, None] & (cols < classes), other=float("-inf")).to(tl.float32)
         total += tl.sum(tl.exp(x - largest), 1)[:, None]
+    total = tl.where(live[:, None], total, 1.0)
     chosen = tl.load(scores + label, mask=live[:, None], other=0.0).to(tl.float32)
     loss = starts_of(record, field + 3, rows, live, KIND, 1)
     tl.store(loss, (tl.log(total) + largest - chosen).to(KIND), mask=live[:, None])
