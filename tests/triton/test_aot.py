@@ -18,6 +18,7 @@ import torch
 
 import edgeops.triton_kernels
 from edgeops.triton_kernels.batching import rows_linear
+from tests.triton.batching_cases import batching_cases
 from edgeops.triton_kernels.offload import subspace, update
 from edgeops.triton_kernels.ragged import (
     attention,
@@ -91,6 +92,15 @@ TENSOR_CORES = {"sm80": r"mma\.sync.*f16", "sm90": r"wgmma\.mma_async.*f16", "gf
 MATRIX_UNITS = TENSOR_CORES | {"sm90": r"wgmma\.mma_async.*f16|mma\.sync.*f16"}
 FULL_FLOAT = {"sm80": r"fma\.rn\.f32", "sm90": r"fma\.rn\.f32", "gfx942": r"v_mfma_f32_\d+x\d+x\d+_?f32"}
 NO_TENSOR_CORES = {"sm80": r"mma\.sync", "sm90": r"wgmma\.mma|mma\.sync"}
+
+
+# what the code of small products and of pointwise kernels must have, and must not
+EXPECTED = {
+    "fp32": (FULL_FLOAT, NO_TENSOR_CORES),
+    "half": (MATRIX_UNITS, {}),
+    "wide": (WIDE_LOADS, {}),
+    "any": ({}, {}),
+}
 
 
 def attention_cases(dtype, name, expected, *, forbidden=None, head_size=64, head_size_v=None, stack_limit=0, **flags):
@@ -409,6 +419,10 @@ def subspace_cases():
 
 CASES = {
     **rows_linear_cases(),
+    **{
+        name: Case(kernel, types, constants, EXPECTED[expected][0], EXPECTED[expected][1], options, stack, divisible=wide)
+        for name, kernel, types, constants, expected, options, stack, wide in batching_cases()
+    },
     **subspace_cases(),
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
