@@ -69,7 +69,9 @@ def drawn(name: str, count: int, seed: int = 0, length: int = 20) -> list[Any]:
     if name == "tagger":
         return [_sentence(rng, size) for size in sizes]
     if name == "NestedRNN":
-        nodes = [[[rng.randrange(2) for _ in range(min(node, EDGES))] for node in range(1 + size % 9)] for size in sizes]
+        nodes = [
+            [[rng.randrange(2) for _ in range(min(node, EDGES))] for node in range(1 + size % 9)] for size in sizes
+        ]
         return nodes
     if name == "StackRNN":
         return [([rng.randrange(WORDS) for _ in range(size)], rng.randrange(5)) for size in sizes]
@@ -140,7 +142,9 @@ def deviation(name: str, device: torch.device, dtype: torch.dtype, width: int = 
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(*found, strict=True))
 
 
-def correctness(device: torch.device, names: Sequence[str] = tuple(MODELS), width: int = 32, batch: int = 16) -> Figures:
+def correctness(
+    device: torch.device, names: Sequence[str] = tuple(MODELS), width: int = 32, batch: int = 16
+) -> Figures:
     """BG1: models that take no decisions in both dtypes; decisions flip with rounding, so those in float32 alone."""
     figures: Figures = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -327,7 +327,10 @@ class _Extract(torch.autograd.Function):
 
 def extract(tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor | None) -> Tensor:
     """Rows of a class, results of the batches `makers`, as a tensor of their own."""
-    rows = rows.to(tables.values[number].device)
+    device = tables.values[number].device
+    if device.type == "cuda":  # from pinned memory, which the host need not wait for
+        rows = rows.pin_memory()
+    rows = rows.to(device, non_blocking=True)
     if token is None or not token.requires_grad or not value_class(number).dtype.is_floating_point:
         return tables.values[number].index_select(0, rows)
     result: Tensor = _Extract.apply(tables, number, rows, makers, token)

@@ -7,6 +7,7 @@ there before. `_gpu_plan.py` says what is launched, `_gpu_graphs.py` how.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import weakref
 from collections.abc import Sequence
@@ -33,13 +34,24 @@ from edgeops.batching._gpu_plan import (
     Scatter,
     instructions,
     operand_columns,
+    power_of_2,
 )
 from edgeops.batching._gpu_upload import Upload
-from edgeops.batching._program import BACKWARD, FINISH, FORWARD, PREPARE_BACKWARD, PREPARE_FORWARD, Program, Step, panels
-from edgeops.batching._runner import Runner, matrix
+from edgeops.batching._program import (
+    BACKWARD,
+    FINISH,
+    FORWARD,
+    PREPARE_BACKWARD,
+    PREPARE_FORWARD,
+    Program,
+    Step,
+    panels,
+)
+from edgeops.batching._runner import Runner
 
 Array = np.ndarray[Any, Any]
 _PLANS: weakref.WeakKeyDictionary[Program, dict[Any, Plan]] = weakref.WeakKeyDictionary()
+_SOMEWHERE = 16  # an address for what has a list alone
 _EMPTY = torch.empty(0, device="cpu")
 
 
@@ -57,6 +69,11 @@ def serves(device: torch.device, programs: Sequence[Program | None]) -> bool:
             if not all(x.is_contiguous() for x in tensors):
                 return False
     return True
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes a GPU current: Triton launches there."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def plan_of(program: Program, section: int, record: Sequence[int], copies: bool) -> Plan:
@@ -81,7 +98,7 @@ class _Type:
         self.sorted: dict[tuple[int, bool, bool], tuple[Segments, int, int, int]] = {}
         self.whole: Array = records[:1]  # one batch of all calls, for the end
         self.scratch: list[Tensor] = []
-        self.aligned = {section: False for section in sections}
+        self.aligned = dict.fromkeys(sections, False)
         self.sizes = self.plans[FORWARD].sizes(records)
 
 
@@ -212,7 +229,6 @@ class GpuRunner(Runner):
             total = int(records[:, 2].sum())
             whole = records[:1].copy()
             whole[:, 2] = total
-            whole_rows: list[tuple[int, Array, bool]] = []
             slots = {
                 (spec.place.slot, spec.place.where)
                 for spec in each.plans[FINISH]._specs
@@ -260,7 +276,7 @@ class GpuRunner(Runner):
         flush = self._flush
         source, number = key
         if source == NOWHERE:
-            return 1  # lists alone are read
+            return _SOMEWHERE
         table: Tensor | None
         if source == LOCAL:
             table = self._tensors[first + number]
@@ -293,8 +309,8 @@ class GpuRunner(Runner):
                 continue
             sorted_, at_rows, at_starts, at_order = found
             begin, counts = sorted_.first[:-1], np.diff(sorted_.first)
-            chosen = slice(None)
-            if not (scatter.named or scatter.members):
+            chosen = np.ones(len(records), np.bool_)
+            if not (scatter.named or scatter.members):  # rows in order need no list
                 chosen = records[:, operand_columns(scatter.slot)[2]] < 0
             filled[chosen, scatter.field + 1] = (lists.address(at_rows) + 4 * begin)[chosen]
             filled[chosen, scatter.field + 4] = lists.address(at_order)
@@ -336,9 +352,11 @@ class GpuRunner(Runner):
         return upload.view(cells_at, len(places), torch.int64), sizes
 
     def forward(self, begin: int, end: int) -> None:
-        for b in range(begin, end):
-            each = self._types[self._kinds[b]]
-            self._launcher.run(each.plans[FORWARD], self._sizes[b], each.aligned[FORWARD], self._cells, b)
+        """Launch batches [begin, end)."""
+        with on_device(self._device):
+            for b in range(begin, end):
+                each = self._types[self._kinds[b]]
+                self._launcher.run(each.plans[FORWARD], self._sizes[b], each.aligned[FORWARD], self._cells, b)
 
     # Backward
 
@@ -350,6 +368,11 @@ class GpuRunner(Runner):
         self._cells_back, _ = self._records(self._sent, BACKWARD, range(count - 1, -1, -1))
 
     def backward(self, begin: int, end: int) -> None:
+        """Launch batches [begin, end) backwards, those that a gradient has reached."""
+        with on_device(self._device):
+            self._backward(begin, end)
+
+    def _backward(self, begin: int, end: int) -> None:
         flush = self._flush
         reached, first, count = flush.tables.reached, flush.first_batch, len(self._kinds)
         for b in range(end - 1, begin - 1, -1):
@@ -363,10 +386,7 @@ class GpuRunner(Runner):
             self._launcher.run(plan, self._sizes[b], aligned, self._cells_back, at)
 
     def _finish_types(self) -> None:
-        at = len(self._kinds)
-        for each in self._types.values():
-            plan, size = each.plans[FINISH], int(each.whole[0, 2])
-            if plan.launches:
-                size = 1 << max(0, size - 1).bit_length()
-                self._launcher.launch(plan, size, each.aligned[FINISH], self._cells_back[at : at + 1])
-            at += 1
+        with on_device(self._device):
+            for at, each in enumerate(self._types.values(), len(self._kinds)):
+                size = power_of_2(int(each.whole[0, 2]))
+                self._launcher.launch(each.plans[FINISH], size, each.aligned[FINISH], self._cells_back[at : at + 1])

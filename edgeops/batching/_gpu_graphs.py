@@ -35,7 +35,8 @@ def bind(launch: Launch, size: int, aligned: bool, precision: str) -> tuple[Any,
     from edgeops.triton_kernels.batching.rows_linear import rows_linear_config
 
     constants = {name: KINDS[x] if isinstance(x, torch.dtype) else x for name, x in launch.constants.items()}
-    constants["ALIGN"] = 16 if aligned else 1
+    if "COUNT" not in constants:  # zeros are written number by number
+        constants["ALIGN"] = 16 if aligned else 1
     if launch.rows:
         grid = -(-size // launch.rows), -(-launch.width // launch.columns)
     else:
@@ -82,7 +83,7 @@ class Launcher:
         if not self._graphs:
             self.launch(plan, size, aligned, cells[at : at + 1])
             return
-        graph = plan.graphs.get(key)
+        graph: Any = plan.graphs.get(key)
         if graph is None:
             first = key not in plan.seen
             plan.seen.add(key)
@@ -100,15 +101,15 @@ class Launcher:
 
     def _cell(self) -> Tensor:
         key = self._device, self._stream
-        if key not in _CELLS:
-            _CELLS[key] = torch.zeros(1, dtype=torch.int64, device=self._device)
-        return _CELLS[key]
+        cell = _CELLS.get(key)
+        if cell is None:
+            cell = _CELLS[key] = torch.zeros(1, dtype=torch.int64, device=self._device)
+            kernel("segments:_advance_kernel")[(1,)](cell, 0)  # compiled outside of a capture
+        return cell
 
     def _capture(self, plan: Plan, size: int, aligned: bool) -> Any:
         """A graph of a batch's launches, and of the step to the next record."""
         cell, advance = self._cell(), kernel("segments:_advance_kernel")
-        if counts["captures"] == 0:  # compiled outside of a capture
-            advance[(1,)](cell, 0)
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))

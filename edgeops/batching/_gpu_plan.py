@@ -62,6 +62,7 @@ class Spec(NamedTuple):
 
     field: int
     place: Place
+    loose: bool  # read or written number by number: its alignment does not matter
 
 
 class Plan:
@@ -156,14 +157,16 @@ class Plan:
 
     # Fields and launches
 
-    def _fields(self, count: int, *places: tuple[int, Place]) -> int:
+    def _fields(self, count: int, *places: tuple[int, Place], loose: Sequence[int] = ()) -> int:
         """Room for a launch's fields, with places at some of them."""
         first = self.length
         self.length += count
-        self._specs.extend(Spec(first + at, place) for at, place in places)
+        self._specs.extend(Spec(first + at, place, at in loose) for at, place in places)
         return first
 
-    def _launch(self, kernel: str, arguments: tuple[int, ...], rows: int, width: int, columns: int, **more: Any) -> None:
+    def _launch(
+        self, kernel: str, arguments: tuple[int, ...], rows: int, width: int, columns: int, **more: Any
+    ) -> None:
         self.launches.append(Launch(kernel, arguments, more, rows, width, columns))
 
     def _read(self, place: Place) -> Place:
@@ -213,7 +216,7 @@ class Plan:
                 wanted.append((6, Place(Where.ROOM, 0, bias, 0, -1)))
             if to is not None:
                 wanted.append((15, to))
-            field = self._fields(LINEAR, *wanted)
+            field = self._fields(LINEAR, *wanted, loose=(6, 15))
             constants = {
                 "HAS_SECOND": len(pair) == 2,
                 "HAS_BIAS": with_bias,
@@ -277,7 +280,8 @@ class Plan:
         if self.section == FORWARD:
             self.integers.append((slot, classes, "labels", "Check the number of classes."))
         places = [*places, Place(Where.NAMED, slot, -1, 0, 0)]
-        field = self._fields(PLACE * len(places), *((PLACE * i, place) for i, place in enumerate(places)))
+        wanted = [(PLACE * i, place) for i, place in enumerate(places)]
+        field = self._fields(PLACE * len(places), *wanted, loose=[at for at, _ in wanted[-2:]])  # losses, labels
         columns = min(power_of_2(max(classes, 16)), _MOST_CLASSES)
         rows = max(1, 1024 // columns)
         way, width = ("fwd", 1) if len(places) == 3 else ("bwd", classes)
@@ -292,7 +296,7 @@ class Plan:
             wanted = [(1, grad), (4, part), (7, Place(Where.ROOM, 0, dweight, 0, -1))]
             if with_bias:
                 wanted.append((10, Place(Where.ROOM, 0, dbias, 0, -1)))
-            field, width = self._fields(WGRAD, *wanted), self._width(part)
+            field, width = self._fields(WGRAD, *wanted, loose=(7, 10)), self._width(part)
             self.counts.append(field)
             constants = {
                 "HAS_BIAS": with_bias,
@@ -311,7 +315,8 @@ class Plan:
             if self._dtype(place).is_floating_point:
                 kinds.setdefault(self._dtype(place), []).append(place)
         for kind, chosen in kinds.items():
-            field = self._fields(PLACE * len(chosen), *((PLACE * i, place) for i, place in enumerate(chosen)))
+            wanted = [(PLACE * i, place) for i, place in enumerate(chosen)]
+            field = self._fields(PLACE * len(chosen), *wanted, loose=[at for at, _ in wanted])
             # in place of a list
             self.widths.extend((field + PLACE * i + 1, self._width(place)) for i, place in enumerate(chosen))
             constants = {"COUNT": len(chosen), "KIND": kind, "BLOCK_R": 4, "BLOCK_C": 256}
@@ -324,7 +329,7 @@ class Plan:
         columns = _RECORD + _OPERAND * self.slots + 2 * self.outs
         zero, minus = columns, columns + 1  # constants behind a record
         rows: list[tuple[int, ...]] = []
-        for field, place in self._specs:
+        for field, place, loose in self._specs:
             stride, dtype = self._shape(place)
             key = self.key(place)
             if key not in self._key:
@@ -340,14 +345,13 @@ class Plan:
             elif place.where is Where.NAMED:
                 first, at = minus, _RECORD + _OPERAND * place.slot + 2
             named, kept = place.where is Where.NAMED, place.where is Where.KEPT
-            rows.append(
-                (field, self._key[key], place.column * dtype.itemsize, stride * dtype.itemsize, stride, first, at, named, kept)
-            )
-        table = np.array(rows, np.int64).reshape(len(rows), 9).T
+            numbers = field, self._key[key], place.column * dtype.itemsize, stride * dtype.itemsize, stride, first, at
+            rows.append((*numbers, named, kept, loose))
+        table = np.array(rows, np.int64).reshape(len(rows), 10).T
         self._fields_of, self._key_of, self._offset, self._step_bytes, self._stride, self._first, self._at = table[:7]
         self._named, self._kept = table[7] != 0, table[8] != 0
-        # rows of one number have no alignment to lose, and are not read in tiles
-        self.aligned = bool(np.all((self._stride % 16 == 0) | (self._stride <= 1)))
+        self._tight = table[9] == 0
+        self.aligned = bool(np.all(self._stride[self._tight] % 16 == 0))
         self._zero = zero
 
     def fill(self, records: Array, pointers: Array, rows: int, numbers: int, training: bool) -> tuple[Array, bool]:
@@ -379,7 +383,7 @@ class Plan:
             filled[:, field] = records[:, 2]
         for field, width in self.widths:
             filled[:, field] = width
-        return filled, self.aligned and bool(np.all((pointer + self._offset) % 16 == 0))
+        return filled, self.aligned and bool(np.all((pointer + self._offset)[self._tight] % 16 == 0))
 
     def sizes(self, records: Array) -> list[int]:
         """The rows that launches must cover, as powers of two: those of batches, or of their lists."""

@@ -33,7 +33,7 @@ def batching_cases() -> Iterator[Entry]:
     for name, add, to in (("fp32", True, "fp32"), ("bf16", True, "fp32"), ("fp16", False, "fp16")):
         flags = {"KIND": cells.KINDS[kinds[name]], "ALIGN": 16, "BLOCK_R": rows, "BLOCK_C": columns}
         flags |= {"ADD": add, "TO": cells.KINDS[kinds[to]]}
-        wanted = "wide" if name == "fp32" else "any"
+        wanted = "wide on nvidia" if name == "fp32" else "any"
         label = f"batch-segments-{name}-{'add' if add else 'copy'}-{to}"
         yield label, segments._segments_kernel, CELL, flags, wanted, FOUR, 0, ("width",)
     for name, m in (("fp32", 8), ("fp32", 512), ("bf16", 512), ("fp16", 8)):
@@ -55,6 +55,6 @@ def batching_cases() -> Iterator[Entry]:
         scores = {"KIND": cells.KINDS[kinds[name]], "ALIGN": 1, "BLOCK_R": 64, "BLOCK_C": 16}
         for way, kernel in (("fwd", loss._cross_entropy_fwd_kernel), ("bwd", loss._cross_entropy_bwd_kernel)):
             yield f"batch-cross-entropy-{way}-{name}", kernel, CELL, scores, "any", FOUR, 0, ()
-    clear = {"KIND": cells.KINDS[torch.float32], "ALIGN": 16, "COUNT": 2, "BLOCK_R": 4, "BLOCK_C": 256}
+    clear = {"KIND": cells.KINDS[torch.float32], "COUNT": 2, "BLOCK_R": 4, "BLOCK_C": 256}
     yield "batch-clear", segments._clear_kernel, CELL, clear, "any", FOUR, 0, ()
     yield "batch-advance", segments._advance_kernel, CELL, {}, "any", FOUR, 0, ()

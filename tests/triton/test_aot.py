@@ -18,7 +18,6 @@ import torch
 
 import edgeops.triton_kernels
 from edgeops.triton_kernels.batching import rows_linear
-from tests.triton.batching_cases import batching_cases
 from edgeops.triton_kernels.offload import subspace, update
 from edgeops.triton_kernels.ragged import (
     attention,
@@ -39,6 +38,7 @@ from edgeops.triton_kernels.ragged.attention_config import (
     attention_config,
     bwd_shared_memory,
 )
+from tests.triton.batching_cases import batching_cases
 
 triton = pytest.importorskip("triton")
 
@@ -99,6 +99,7 @@ EXPECTED = {
     "fp32": (FULL_FLOAT, NO_TENSOR_CORES),
     "half": (MATRIX_UNITS, {}),
     "wide": (WIDE_LOADS, {}),
+    "wide on nvidia": ({name: WIDE_LOADS[name] for name in ("sm80", "sm90")}, {}),
     "any": ({}, {}),
 }
 
@@ -420,7 +421,9 @@ def subspace_cases():
 CASES = {
     **rows_linear_cases(),
     **{
-        name: Case(kernel, types, constants, EXPECTED[expected][0], EXPECTED[expected][1], options, stack, divisible=wide)
+        name: Case(
+            kernel, types, constants, EXPECTED[expected][0], EXPECTED[expected][1], options, stack, divisible=wide
+        )
         for name, kernel, types, constants, expected, options, stack, wide in batching_cases()
     },
     **subspace_cases(),

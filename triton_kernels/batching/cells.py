@@ -42,7 +42,7 @@ def _write(place, x, there):
     tl.store(place, x.to(place.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _lstm_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -63,7 +63,7 @@ def _lstm_fwd_kernel(
     _write(gates + 3 * h, o, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _lstm_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -87,7 +87,7 @@ def _lstm_bwd_kernel(
     _write(starts_of(record, field + 18, rows, live, KIND, ALIGN) + cols, total * f, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _treelstm_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -110,7 +110,7 @@ def _treelstm_fwd_kernel(
     _write(gates + 4 * h, f2, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _treelstm_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -137,7 +137,7 @@ def _treelstm_bwd_kernel(
     _write(starts_of(record, field + 24, rows, live, KIND, ALIGN) + cols, total * f2, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _leaf_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -154,7 +154,7 @@ def _leaf_fwd_kernel(
     _write(gates + 2 * h, u, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _leaf_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -174,7 +174,7 @@ def _leaf_bwd_kernel(
     _write(dgates + 2 * h, total * i * (1 - u * u), there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _gru_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -194,7 +194,7 @@ def _gru_fwd_kernel(
     _write(x + 2 * h, n, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _gru_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -220,7 +220,7 @@ def _gru_bwd_kernel(
     _write(starts_of(record, field + 18, rows, live, KIND, ALIGN) + cols, dh * z, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _reset_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -240,7 +240,7 @@ def _reset_fwd_kernel(
     _write(gates + 3 * h, sigmoid(_read(gates + 3 * h, there)), there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _reset_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -263,7 +263,7 @@ def _reset_bwd_kernel(
     _write(dh2, _read(dh2, there) + d2 * r2, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _treegru_fwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -284,7 +284,7 @@ def _treegru_fwd_kernel(
     _write(second, c2, there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _treegru_bwd_kernel(
     cell, field, h,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

@@ -34,7 +34,7 @@ def _add_rows(
     return acc
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _linear_kernel(
     cell, field, n, k1, k2,
     HAS_SECOND: tl.constexpr, HAS_BIAS: tl.constexpr, ON: tl.constexpr, HAS_GUARD: tl.constexpr, KIND: tl.constexpr,
@@ -49,7 +49,7 @@ def _linear_kernel(
     # of a bucket, tiles behind the last row have nothing to do
     if tl.program_id(0) * BLOCK_M >= m:
         return
-    if HAS_GUARD:
+    if HAS_GUARD:  # noqa: SIM102  a constant outside, a value of the GPU inside
         if tl.load(record + field + 15) == 0:
             return
     live = rows < m
@@ -72,7 +72,7 @@ def _linear_kernel(
     tl.store(out, acc.to(KIND), mask=there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _wgrad_kernel(
     cell, field, n, k, column,
     HAS_BIAS: tl.constexpr, ADD: tl.constexpr, ADD_BIAS: tl.constexpr, KIND: tl.constexpr, PRECISION: tl.constexpr,
@@ -93,7 +93,8 @@ def _wgrad_kernel(
         live = rows < count
         left = tl.load(
             grad + rows[None, :].to(tl.int64) * stride_g + outs[:, None],
-            mask=live[None, :] & (outs < n)[:, None], other=0.0,
+            mask=live[None, :] & (outs < n)[:, None],
+            other=0.0,
         )  # [BLOCK_N, BLOCK_M]
         row = rows_through(listed, rows, live)
         right = tl.load(

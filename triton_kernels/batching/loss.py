@@ -19,7 +19,7 @@ def _label(record, field, rows, live):
     return tl.load(list_ + rows, mask=live, other=0)[:, None]
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _cross_entropy_fwd_kernel(
     cell, field, classes,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -53,7 +53,7 @@ def _cross_entropy_fwd_kernel(
         tl.store(scores + cols, (tl.exp(x - largest) / total).to(KIND), mask=there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _cross_entropy_bwd_kernel(
     cell, field, classes,
     KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

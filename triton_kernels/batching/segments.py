@@ -16,7 +16,7 @@ SEGMENTS = 8  # fields: destination, source, number of segments, list of their s
 CLEAR = 3  # fields a place: address, width, stride
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _segments_kernel(
     cell, field, width,
     ADD: tl.constexpr, KIND: tl.constexpr, TO: tl.constexpr, ALIGN: tl.constexpr,
@@ -38,7 +38,7 @@ def _segments_kernel(
     order = tl.load(record + field + 4)
     longest = tl.max(tl.where(live, end - begin, 0), 0)
     acc = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    for step in range(0, longest):
+    for step in range(longest):
         at = begin + step
         more = live & (at < end)
         from_ = rows_through(order, at, more)
@@ -49,10 +49,10 @@ def _segments_kernel(
     tl.store(to, acc.to(TO), mask=there)
 
 
-@triton.jit(do_not_specialize=["field"])
+@triton.jit(do_not_specialize=["field"], do_not_specialize_on_alignment=["cell"])
 def _clear_kernel(
     cell, field,
-    COUNT: tl.constexpr, KIND: tl.constexpr, ALIGN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    COUNT: tl.constexpr, KIND: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The first m rows of some dense places become zeros."""
     record = record_of(cell)
@@ -60,15 +60,15 @@ def _clear_kernel(
     live = (rows < tl.load(record))[:, None]
     zeros = tl.zeros([BLOCK_R, BLOCK_C], KIND)
     for i in tl.static_range(COUNT):
-        base, width = base_of(record, field + 3 * i, KIND, ALIGN), tl.load(record + field + 3 * i + 1)
+        base, width = base_of(record, field + 3 * i, KIND, 1), tl.load(record + field + 3 * i + 1)
         if tl.load(record + field + 3 * i) != 0:
-            first = base + rows[:, None].to(tl.int64) * stride_of(record, field + 3 * i, ALIGN)
+            first = base + rows[:, None].to(tl.int64) * stride_of(record, field + 3 * i, 1)
             for begin in range(0, width, BLOCK_C):
                 cols = begin + tl.arange(0, BLOCK_C)[None, :]
                 tl.store(first + cols, zeros, mask=live & (cols < width))
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length"], do_not_specialize_on_alignment=["cell"])
 def _advance_kernel(cell, length):
     """`cell` goes on to the next record, `length` fields behind."""
     tl.store(cell, tl.load(cell) + length * 8)
