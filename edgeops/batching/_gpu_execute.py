@@ -8,6 +8,7 @@ there before. `_gpu_plan.py` says what is launched, `_gpu_graphs.py` how.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import weakref
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 from edgeops.batching._classes import value_class
 from edgeops.batching._cuda import TRITON_DTYPES
 from edgeops.batching._gpu_graphs import Launcher
-from edgeops.batching._gpu_lists import Segments, members_of, numbers_of, rows_of, segments
+from edgeops.batching._gpu_lists import Segments, makers_of, members_of, numbers_of, rows_of, segments
 from edgeops.batching._gpu_plan import (
     GRADS,
     LOCAL,
@@ -55,11 +56,18 @@ _SOMEWHERE = 16  # an address for what has a list alone
 _EMPTY = torch.empty(0, device="cpu")
 
 
+@functools.cache
+def _compiles(device: torch.device) -> bool:
+    """Whether triton is there and compiles for a device."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return not nvidia or torch.cuda.get_device_capability(device) >= (7, 0)
+
+
 def serves(device: torch.device, programs: Sequence[Program | None]) -> bool:
     """Whether the kernels here run these programs: on a GPU, with triton, in dtypes that it has."""
-    if panels(device) or importlib.util.find_spec("triton") is None:
-        return False
-    if device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+    if panels(device) or not _compiles(device):
         return False
     for p in programs:
         if p is not None and p.dtype not in TRITON_DTYPES:
@@ -100,6 +108,7 @@ class _Type:
         self.scratch: list[Tensor] = []
         self.aligned = dict.fromkeys(sections, False)
         self.sizes = self.plans[FORWARD].sizes(records)
+        self.makers = makers_of(records, self.plans[FORWARD].slots) if training else []
 
 
 class GpuRunner(Runner):
@@ -107,8 +116,7 @@ class GpuRunner(Runner):
 
     def __init__(self, flush: Any, device: torch.device, programs: Sequence[Program | None], training: bool) -> None:
         super().__init__(flush, device, programs, training)
-        self._launcher = Launcher(device, flush.graphs)
-        self._makers: list[Any] = []
+        self._launcher = Launcher(device, flush.graphs, flush.alone)
         self._begin(flush)
 
     # Parts of `Runner` that the native op needs and this one does not
@@ -183,8 +191,6 @@ class GpuRunner(Runner):
                 self._types[kind] = _Type(program, batches, of_kind, flush.copies, self._training)
                 self._index[batches] = np.arange(len(batches))
         self._check_integers(placed["numbers"])
-        if self._training:
-            self._note_makers(records, offset)
         upload = self._upload = Upload(device)
         at = {name: upload.add(placed[name]) for name in ("rows", "numbers", "starts")}
         self._rows_at = at["rows"]
@@ -211,16 +217,6 @@ class GpuRunner(Runner):
                     who = self._flush.bodies[kind].name
                     got = f"batching cell {who}: {name} must lie in 0..{most - 1}; got {wrong[0]}. {advice}"
                     raise ValueError(got)
-
-    def _note_makers(self, records: Array, offset: Array) -> None:
-        """By batch: the batches that its operands come from."""
-        makers = self._flush.makers
-        self._makers = [None] * len(self._kinds)
-        for each in self._types.values():
-            slots = each.plans[FORWARD].slots
-            for b, record in zip(each.batches.tolist(), each.records.tolist()):
-                parts = [makers[slice(*record[12 + 8 * s : 14 + 8 * s])] for s in range(slots)]
-                self._makers[b] = np.concatenate(parts) if parts else makers[:0]
 
     def _add_lists(self, upload: Upload, placed: Any) -> None:
         """What backward will need besides: rows sorted by where they are added, and rows of whole types."""
@@ -362,7 +358,7 @@ class GpuRunner(Runner):
 
     def prepare_backward(self) -> None:
         super().prepare_backward()
-        self._launcher = Launcher(self._device, self._flush.graphs)
+        self._launcher = Launcher(self._device, self._flush.graphs, self._flush.alone)
         count = len(self._kinds)
         self._sent = Upload(self._device)  # kept: kernels read it
         self._cells_back, _ = self._records(self._sent, BACKWARD, range(count - 1, -1, -1))
@@ -382,7 +378,8 @@ class GpuRunner(Runner):
                 self._launcher.launch(plan, self._sizes[b], aligned, self._cells_back[at : at + 1], skipped=True)
                 continue
             reached[first + b] = 2
-            reached[self._makers[b]] = 1
+            for low, high in each.makers[int(self._index[b])]:
+                reached[self._flush.makers[low:high]] = 1
             self._launcher.run(plan, self._sizes[b], aligned, self._cells_back, at)
 
     def _finish_types(self) -> None:

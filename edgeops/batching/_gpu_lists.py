@@ -59,10 +59,27 @@ def numbers_of(records: Array, slot: int, numbers: Array) -> Array:
 def members_of(records: Array, slot: int, starts: Array) -> Array:
     """For all members of list operands one after another: which list of its batch each is in."""
     _, _, _, begin = operand_columns(slot)
-    found = []
-    for m, at in zip(records[:, 2].tolist(), records[:, begin].tolist()):
-        found.append(np.repeat(np.arange(m, dtype=np.int32), np.diff(starts[at : at + m + 1])))
-    return np.concatenate(found) if found else np.zeros(0, np.int32)
+    where, _ = spans(records[:, begin], records[:, 2])
+    within, _ = spans(np.zeros(len(records), np.int64), records[:, 2])
+    found: Array = np.repeat(within.astype(np.int32), starts[where + 1] - starts[where])
+    return found
+
+
+def makers_of(records: Array, slots: int) -> list[list[tuple[int, int]]]:
+    """By batch: ranges of the list of batches that its operands come from, joined where they meet."""
+    columns = 6 + 8 * np.arange(slots)
+    begin, end = records[:, columns + 6], records[:, columns + 7]
+    there = end > begin
+    first = np.where(there, begin, np.iinfo(np.int64).max).min(1, initial=np.iinfo(np.int64).max)
+    last = np.where(there, end, 0).max(1, initial=0)
+    joined = (end - begin).sum(1) == last - np.minimum(first, last)
+    ranges = []
+    for b, (low, high, one) in enumerate(zip(first.tolist(), last.tolist(), joined.tolist())):
+        if one:
+            ranges.append([(low, high)] if high > 0 else [])
+        else:
+            ranges.append(list(zip(begin[b].tolist(), end[b].tolist())))
+    return ranges
 
 
 def segments(rows: Array, owner: Array, source: Array, batches: int) -> Segments:

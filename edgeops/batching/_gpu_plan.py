@@ -352,7 +352,10 @@ class Plan:
         self._named, self._kept = table[7] != 0, table[8] != 0
         self._tight = table[9] == 0
         self.aligned = bool(np.all(self._stride[self._tight] % 16 == 0))
-        self._zero = zero
+        self._first_alone = np.where(self._kept, zero, self._first)  # of kept rows, those of one batch
+        self._constant = np.zeros(self.length, np.int64)
+        self._constant[self._fields_of + 2] = self._stride
+        self._counts = np.array([0, *self.counts])
 
     def fill(self, records: Array, pointers: Array, rows: int, numbers: int, training: bool) -> tuple[Array, bool]:
         """Launch records for batches.
@@ -366,24 +369,23 @@ class Plan:
         Returns:
             The records, and whether all places are aligned to 16 bytes.
         """
-        count = len(records)
-        source = np.concatenate([records, np.tile(np.array([[0, -1]], np.int64), (count, 1))], 1)
-        first_at = self._first if training else np.where(self._kept, self._zero, self._first)
-        first, at = source[:, first_at], source[:, self._at]
+        count, columns = records.shape
+        source = np.empty((count, columns + 2), np.int64)
+        source[:, :columns] = records
+        source[:, columns:] = 0, -1
         pointer = pointers[self._key_of]
+        base = pointer + self._offset
+        first = source[:, self._first if training else self._first_alone]
         listed = first < 0
-        address = pointer + self._offset + np.where(listed, 0, first) * self._step_bytes
-        lists = np.where(self._named, numbers, rows) + 4 * at
-        filled = np.zeros((count, self.length), np.int64)
-        filled[:, self._fields_of] = np.where(pointer == 0, 0, address)
-        filled[:, self._fields_of + 1] = np.where(listed, lists, 0)
-        filled[:, self._fields_of + 2] = self._stride
-        filled[:, 0] = records[:, 2]
-        for field in self.counts:
-            filled[:, field] = records[:, 2]
+        filled = np.empty((count, self.length), np.int64)
+        filled[:] = self._constant
+        filled[:, self._fields_of] = (base + np.maximum(first, 0) * self._step_bytes) * (pointer != 0)
+        lists = np.where(self._named, numbers, rows) + 4 * source[:, self._at]
+        filled[:, self._fields_of + 1] = lists * listed
+        filled[:, self._counts] = records[:, 2:3]
         for field, width in self.widths:
             filled[:, field] = width
-        return filled, self.aligned and bool(np.all((pointer + self._offset)[self._tight] % 16 == 0))
+        return filled, self.aligned and not (base[self._tight] & 15).any()
 
     def sizes(self, records: Array) -> list[int]:
         """The rows that launches must cover, as powers of two: those of batches, or of their lists."""

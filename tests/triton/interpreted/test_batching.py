@@ -14,13 +14,15 @@ from triton.runtime import interpreter
 
 from bench.batching.instances import MODELS
 from edgeops import batching
-from edgeops.batching import _gpu_execute, _program
+from edgeops.batching import _gpu_execute, _gpu_graphs, _program
 from edgeops.batching._gpu_graphs import Launcher
 from edgeops.batching._gpu_upload import counts
 from edgeops.batching.cells import GRU, LSTM, BinaryTreeLSTM, Classifier, Embedding
 from tests.batching.instances import drawn
 
 UNALIGNED = ("TreeLSTM", "TreeGRU", "LatticeLSTM")  # whose rows are no multiples of 16 bytes
+LATTICES = ("LatticeLSTM", "LatticeGRU")
+SLOW = pytest.mark.slow
 EPS = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -61,7 +63,11 @@ def gradients(model, given):
     return loss.detach(), torch.autograd.grad(loss, list(model.parameters()))
 
 
-@pytest.mark.parametrize(("name", "width"), [*((name, 16) for name in MODELS), *((name, 6) for name in UNALIGNED)])
+QUICK = {("TreeLSTM", 16), ("LatticeGRU", 16), *((name, 6) for name in UNALIGNED)}
+LONG = {(name, 16) for name in MODELS} - QUICK
+
+
+@pytest.mark.parametrize(("name", "width"), [*sorted(QUICK), *(pytest.param(*x, marks=SLOW) for x in sorted(LONG))])
 def test_models_equal_eager(name, width):
     torch.manual_seed(0)
     model, given = MODELS[name].model(width), drawn(name, 2)
@@ -76,7 +82,7 @@ def test_models_equal_eager(name, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("name", ["TreeLSTM", "TreeGRU", "LatticeLSTM", "LatticeGRU"])
+@pytest.mark.parametrize("name", ["TreeGRU", *(pytest.param(x, marks=SLOW) for x in ("TreeLSTM", *LATTICES))])
 def test_halves_equal_float64(name, dtype, products_of_bfloat16):
     """Parameters rounded first, so that what differs is rounding on the way."""
     torch.manual_seed(0)
@@ -213,6 +219,75 @@ def test_integers_are_checked_before_anything_runs():
             s.flush()
         assert counts["launches"] == 0
         del kept
+
+
+class Graph:
+    """Stands in for a CUDA graph: runs again what was captured, with the arguments of then."""
+
+    def __init__(self, device, run):
+        self.replay = run
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    monkeypatch.setattr(_gpu_graphs, "has_graphs", lambda device: True)
+    monkeypatch.setattr(_gpu_graphs, "capture", Graph)
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize("choice", ["auto", True])
+def test_graphs_of_one_size_serve_all_batches(choice):
+    torch.manual_seed(0)
+    model, given = MODELS["TreeLSTM"].model(6), drawn("TreeLSTM", 3)
+    want, wanted = gradients(copy.deepcopy(model).double(), given)
+    seen = []
+    for _ in range(4):
+        before = dict(counts)
+        with batching.session(graphs=choice):
+            got, found = gradients(model, given)
+        close(got, want)
+        for a, b in zip(found, wanted, strict=True):
+            close(a, b)
+        seen.append({what: counts[what] - before.get(what, 0) for what in ("captures", "replays")})
+    assert seen[0]["captures"] > 0
+    assert seen[-1]["captures"] == seen[-2]["captures"] == 0  # as many kinds and sizes as there are
+    assert seen[-1]["replays"] == seen[-2]["replays"] > seen[0]["replays"]
+
+
+@pytest.mark.usefixtures("graphs")
+def test_graphs_go_on_behind_what_is_left_out():
+    """Batches that no gradient has reached leave a gap in the records."""
+    torch.manual_seed(0)
+    cell, words = GRU(3, 3), Embedding(9, 3)
+    parameters = [*cell.parameters(), *words.parameters()]
+    start = torch.zeros(3)
+
+    def chains():
+        found = []
+        for length in (2, 5, 3):
+            h = start
+            for i in range(length):
+                h = cell.step(words.look_up(i), h)
+            found.append(h)
+        return found
+
+    for which in (0, 1, 2, 0):
+        with batching.session(graphs=True) as s:
+            ends = chains()
+        got = torch.autograd.grad(s.tensor(ends[which]).square().sum(), parameters)
+        want = torch.autograd.grad(chains()[which].square().sum(), parameters)
+        for a, b in zip(got, want, strict=True):
+            close(a, b)
+    assert counts["replays"] > 0
+
+
+@pytest.mark.usefixtures("graphs")
+def test_no_graphs_where_none_are_wanted():
+    model, given = MODELS["TreeLSTM"].model(6), drawn("TreeLSTM", 2)
+    for _ in range(2):
+        with torch.no_grad(), batching.session(graphs=False):
+            model(given)
+    assert counts["captures"] == counts["replays"] == 0
 
 
 def test_what_it_does_not_serve():
