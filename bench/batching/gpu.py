@@ -220,10 +220,8 @@ def overhead(device: torch.device, names: Sequence[str] = NAMED, width: int = WI
             share = max(share, 1 - ran / (whole.median - recording))
             waited = max(waited, waits(run))
             times = ", ".join(f"{1e3 * x:.2f} ms" for x in (whole.median, recording, ran))
-            print(
-                f"  {name}: mini-batch, recording, kernels {times}: {1 - ran / whole.median:.2f} of all without a kernel"
-            )
-            print(f"  {name}: copies to the GPU {copies}")
+            print(f"  {name}: mini-batch, recording, kernels {times}; copies to the GPU {copies}")
+            print(f"  {name}: without a kernel {1 - ran / whole.median:.2f} of all")
     return {
         "largest share without a kernel": share,
         "uploads of a flush": float(uploads),
@@ -264,13 +262,13 @@ def ratios(
 def captures(
     device: torch.device, name: str = "TreeLSTM", width: int = WIDTH, batch: int = 16, steps: int = 100
 ) -> Figures:
-    """BG4: graphs captured in training on random mini-batches, after as many of the same kind."""
+    """BG4: graphs captured in training on random mini-batches, after as many others."""
     model = model_of(name, width, device)
     seen = 0
     for seed in range(2 * steps):
         if seed == steps:
             seen = counts["captures"]
-        step(model, drawn(name, batch, seed % steps), train=True, graphs=True if seed < steps else "auto")
+        step(model, drawn(name, batch, seed), train=True, graphs=True if seed < steps else "auto")
     return {"captures after warm-up": float(counts["captures"] - seen)}
 
 
