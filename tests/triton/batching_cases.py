@@ -18,8 +18,32 @@ PRODUCT = {"fp32": "fp32", "fp16": "half", "bf16": "any"}
 DEPTHS = ("n", "k1", "k2")
 
 
+def _rows_linear() -> Iterator[Entry]:
+    """Products of rows of tables: two tables with row lists, large and small batches."""
+    for name, dtype, m in (("fp32", torch.float32, 512), ("fp16", torch.float16, 512), ("fp16-few", torch.float16, 8)):
+        config = rows_linear.rows_linear_config(dtype, m)
+        kind = "fp32" if dtype == torch.float32 else "fp16"
+        types = dict.fromkeys(("table1", "table2", "weight", "bias", "out"), kind) | {"ids1": "i32", "ids2": "i32"}
+        constants: dict[str, object] = dict.fromkeys(("HAS_IDS1", "HAS_SECOND", "HAS_IDS2", "HAS_BIAS"), True)
+        constants |= {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
+        constants |= {"WEIGHT_MAJOR": 1, "PRECISION": "ieee"}
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        stack = 64 if m < 16 else 0
+        yield (
+            f"rows-linear-{name}",
+            rows_linear._rows_linear_kernel,
+            types,
+            constants,
+            PRODUCT[kind],
+            options,
+            stack,
+            (),
+        )
+
+
 def batching_cases() -> Iterator[Entry]:
     """Name, kernel, pointers, constants, what is in the code, options, most bytes of stack, arguments of 16."""
+    yield from _rows_linear()
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     rows, columns = tile(256)
     for name, dtype in kinds.items():

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.batching import rows_linear
 from edgeops.triton_kernels.offload import subspace, update
 from edgeops.triton_kernels.ragged import (
     attention,
@@ -338,27 +337,6 @@ def gemm_cases():
     return cases
 
 
-def rows_linear_cases():
-    """Products of rows of tables: two tables with row lists, large and small batches."""
-    cases = {}
-    for name, dtype, m in (("fp32", torch.float32, 512), ("fp16", torch.float16, 512), ("fp16-few", torch.float16, 8)):
-        config = rows_linear.rows_linear_config(dtype, m)
-        kind = "fp32" if dtype == torch.float32 else "fp16"
-        types = dict.fromkeys(("table1", "table2", "weight", "bias", "out"), kind) | {"ids1": "i32", "ids2": "i32"}
-        flags = dict.fromkeys(("HAS_IDS1", "HAS_SECOND", "HAS_IDS2", "HAS_BIAS"), True)
-        blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-        cases[f"rows-linear-{name}"] = Case(
-            rows_linear._rows_linear_kernel,
-            types,
-            flags | blocks | {"WEIGHT_MAJOR": 1, "PRECISION": "ieee"},
-            {"fp32": FULL_FLOAT, "fp16": MATRIX_UNITS}[kind],
-            NO_TENSOR_CORES if kind == "fp32" else {},
-            {"num_warps": config.num_warps, "num_stages": config.num_stages},
-            stack_limit=64 if m < 16 else 0,
-        )
-    return cases
-
-
 def subspace_cases():
     """Sparse projectors: what is gathered must come 16 bytes at a time, and spill nothing."""
     cases = {}
@@ -419,7 +397,6 @@ def subspace_cases():
 
 
 CASES = {
-    **rows_linear_cases(),
     **{
         name: Case(
             kernel, types, constants, EXPECTED[expected][0], EXPECTED[expected][1], options, stack, divisible=wide
