@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the items that need a GPU (section 14, "On one GPU"): G1 to G4 and G6 of the ragged specification, OG18
-to OG24 of the offload specification."""
+"""Figures of the items that need a GPU: G1 to G4 and G6 of the ragged specification (section 14, "On one GPU"), OG18
+to OG24 of the offload specification, BG1 to BG5 of the batching specification (section 13)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bench import registry
+from bench.batching import gpu as batching_gpu
 from bench.inputs import LISTS, batch
 from bench.offload import gpu as offload_gpu
 from bench.offload import gpu_steps, gsm8k
@@ -146,6 +147,11 @@ ITEMS = {
     "OG22": GpuItem((), 1, _nothing, gpu_steps.step_times),
     "OG23": GpuItem((), 1, _nothing, gpu_steps.timeline),
     "OG24": GpuItem((), 1, _nothing, gsm8k.quality),
+    "BG1": GpuItem((), 1, _nothing, batching_gpu.correctness),
+    "BG2": GpuItem((), 1, _nothing, batching_gpu.overhead),
+    "BG3": GpuItem((), 1, _nothing, batching_gpu.ratios),
+    "BG4": GpuItem((), 1, _nothing, batching_gpu.captures),
+    "BG5": GpuItem((), 1, _nothing, batching_gpu.training),
 }
 
 

@@ -21,7 +21,7 @@ WHO = "rows_linear"
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _precision() -> str:
+def precision() -> str:
     """torch's own switch for float32 products decides; by default they are float32 throughout."""
     fast = torch.backends.cuda.matmul.fp32_precision == "tf32" and torch.version.hip is None
     return "tf32" if fast else "ieee"
@@ -78,7 +78,7 @@ def rows_linear_cuda(
     from edgeops.triton_kernels.batching.rows_linear import rows_linear
 
     lists = [each.contiguous() for each in rows]
-    rows_linear(list(tables), lists, weight, None if bias is None else bias.contiguous(), out, _precision())
+    rows_linear(list(tables), lists, weight, None if bias is None else bias.contiguous(), out, precision())
 
 
 KERNELS: dict[str, Callable[..., Any]] = {"_rows_linear": rows_linear_cuda}

@@ -19,6 +19,7 @@ from torch import Tensor
 from edgeops import _native
 from edgeops._common.errors import message
 from edgeops.batching._classes import value_class
+from edgeops.batching._gpu_execute import GpuRunner, serves
 from edgeops.batching._program import Program
 from edgeops.batching._runner import Runner, matrix, types_that_ran
 from edgeops.batching._tables import Tables
@@ -108,6 +109,7 @@ class Flush:
         classes: their value classes.
         copies: copy listed rows of operands together before native cells read them.
         alone: run the calls of functions one by one.
+        graphs: whether batches run as CUDA graphs: "auto" (sizes seen twice), always, or never.
     """
 
     def __init__(
@@ -120,8 +122,10 @@ class Flush:
         classes: Sequence[int],
         copies: bool = False,
         alone: bool = False,
+        graphs: bool | str = "auto",
     ) -> None:
         self.tables = tables
+        self.graphs = graphs
         self.copies = copies
         self.alone = alone
         self.placed = placed
@@ -188,7 +192,8 @@ class Flush:
         """Run the batches in order."""
         for each in {d for d in self.devices if d is not None}:
             ours = [p if p is not None and p.device == each else None for p in self.programs]
-            runner = self._runners[each] = Runner(self, each, ours, training)
+            kind = GpuRunner if serves(each, ours) else Runner
+            runner = self._runners[each] = kind(self, each, ours, training)
             self.packed_bytes += runner.packed_bytes
         for device, begin, end in self._runs:
             if device is None:
@@ -322,7 +327,10 @@ class _Extract(torch.autograd.Function):
 
 def extract(tables: Tables, number: int, rows: Tensor, makers: Sequence[int], token: Tensor | None) -> Tensor:
     """Rows of a class, results of the batches `makers`, as a tensor of their own."""
-    rows = rows.to(tables.values[number].device)
+    device = tables.values[number].device
+    if device.type == "cuda":  # from pinned memory, which the host need not wait for
+        rows = rows.pin_memory()
+    rows = rows.to(device, non_blocking=True)
     if token is None or not token.requires_grad or not value_class(number).dtype.is_floating_point:
         return tables.values[number].index_select(0, rows)
     result: Tensor = _Extract.apply(tables, number, rows, makers, token)

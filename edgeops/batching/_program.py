@@ -38,6 +38,12 @@ FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
 _FORWARD, _BACKWARD = ("pack", "bias", "kept", "room"), ("turned", "d_kept", "room", "whole room")
 _MOST_IDLE = 2
+PANELS = {"cpu"}  # kinds of devices whose kernels take weights in panels
+
+
+def panels(device: torch.device) -> bool:
+    """Whether products on a device take weights in panels; otherwise as they are."""
+    return device.type in PANELS
 
 
 class Step(IntEnum):
@@ -190,7 +196,7 @@ class Program:
         panel = 64 // wide.itemsize
         shape: tuple[int, ...] = (largest if need.role == "room" else kept, need.width)
         dtype = self.dtype
-        if need.role in ("pack", "turned") and self.device.type != "cpu":
+        if need.role in ("pack", "turned") and not panels(self.device):
             shape = (need.width, need.depth)  # weights as they are
         elif need.role in ("pack", "turned"):
             shape, dtype = (-(-need.width // panel), need.depth, panel), wide

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The readable twin of `_batches_run`: runs the programs of batches step by step in plain PyTorch.
 
-GPUs run programs this way too, where its products and cells are ops with kernels of their own. How programs and batches
-are coded: csrc/batching/program.h, csrc/runtime/batching/record.h.
+GPUs run programs this way where `_gpu_execute.py` does not serve: in float64, and without triton. How programs and
+batches are coded: csrc/batching/program.h, csrc/runtime/batching/record.h.
 """
 
 from __future__ import annotations

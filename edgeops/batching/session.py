@@ -47,6 +47,7 @@ class Session(Marks):
         ghosts: bool = True,
         gather_mode: str = "auto",
         batch_invariant: bool = False,
+        graphs: bool | str = "auto",
     ) -> None:
         self._runtime = runtime()
         self._recording = self._runtime.Recording()
@@ -72,6 +73,10 @@ class Session(Marks):
             raise ValueError(message(_WHO, rule, repr(gather_mode), "Pick one of them."))
         self._copies = gather_mode == "copy"
         self._alone = bool(batch_invariant)
+        if graphs not in ("auto", True, False):
+            rule = "graphs must be 'auto', True or False"
+            raise ValueError(message(_WHO, rule, repr(graphs), "Pick one of them."))
+        self._graphs = graphs
         self.report = Report()
 
     def __enter__(self) -> Session:
@@ -123,6 +128,7 @@ class Session(Marks):
             self._outside_classes,
             copies=self._copies,
             alone=self._alone,
+            graphs=self._graphs,
         )
         try:
             self._token = flush.run(self._token)
@@ -248,6 +254,7 @@ def session(
     ghosts: bool = True,
     gather_mode: str = "auto",
     batch_invariant: bool = False,
+    graphs: bool | str = "auto",
 ) -> Session:
     """A session: cells called inside its `with` block are recorded, and run batched when a result is needed.
 
@@ -269,9 +276,11 @@ def session(
             `"index"`, which was as fast or faster wherever it was measured.
         batch_invariant: results of an instance have the same bits whatever runs beside it. Built-in cells always do
             this; cells of other functions then run call by call, which is slow.
+        graphs: on a GPU, whether batches of built-in cells run as CUDA graphs, one for each kind and size (1, 2, 4, 8,
+            ...): `"auto"` from the second batch of a size on, `True` from the first, `False` never.
 
     Raises:
-        ValueError: no such scheduler, no such way to count depth, no such gather mode.
+        ValueError: no such scheduler, no such way to count depth, no such gather mode, no such choice of graphs.
 
     >>> from edgeops import batching
     >>> double, add = batching.cell(lambda x: 2 * x), batching.cell(torch.add)
@@ -295,4 +304,5 @@ def session(
         ghosts=ghosts,
         gather_mode=gather_mode,
         batch_invariant=batch_invariant,
+        graphs=graphs,
     )

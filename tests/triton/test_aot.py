@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import edgeops.triton_kernels
-from edgeops.triton_kernels.batching import rows_linear
 from edgeops.triton_kernels.offload import subspace, update
 from edgeops.triton_kernels.ragged import (
     attention,
@@ -38,6 +37,7 @@ from edgeops.triton_kernels.ragged.attention_config import (
     attention_config,
     bwd_shared_memory,
 )
+from tests.triton.batching_cases import batching_cases
 
 triton = pytest.importorskip("triton")
 
@@ -91,6 +91,16 @@ TENSOR_CORES = {"sm80": r"mma\.sync.*f16", "sm90": r"wgmma\.mma_async.*f16", "gf
 MATRIX_UNITS = TENSOR_CORES | {"sm90": r"wgmma\.mma_async.*f16|mma\.sync.*f16"}
 FULL_FLOAT = {"sm80": r"fma\.rn\.f32", "sm90": r"fma\.rn\.f32", "gfx942": r"v_mfma_f32_\d+x\d+x\d+_?f32"}
 NO_TENSOR_CORES = {"sm80": r"mma\.sync", "sm90": r"wgmma\.mma|mma\.sync"}
+
+
+# what the code of small products and of pointwise kernels must have, and must not
+EXPECTED = {
+    "fp32": (FULL_FLOAT, NO_TENSOR_CORES),
+    "half": (MATRIX_UNITS, {}),
+    "wide": (WIDE_LOADS, {}),
+    "wide on nvidia": ({name: WIDE_LOADS[name] for name in ("sm80", "sm90")}, {}),
+    "any": ({}, {}),
+}
 
 
 def attention_cases(dtype, name, expected, *, forbidden=None, head_size=64, head_size_v=None, stack_limit=0, **flags):
@@ -327,27 +337,6 @@ def gemm_cases():
     return cases
 
 
-def rows_linear_cases():
-    """Products of rows of tables: two tables with row lists, large and small batches."""
-    cases = {}
-    for name, dtype, m in (("fp32", torch.float32, 512), ("fp16", torch.float16, 512), ("fp16-few", torch.float16, 8)):
-        config = rows_linear.rows_linear_config(dtype, m)
-        kind = "fp32" if dtype == torch.float32 else "fp16"
-        types = dict.fromkeys(("table1", "table2", "weight", "bias", "out"), kind) | {"ids1": "i32", "ids2": "i32"}
-        flags = dict.fromkeys(("HAS_IDS1", "HAS_SECOND", "HAS_IDS2", "HAS_BIAS"), True)
-        blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-        cases[f"rows-linear-{name}"] = Case(
-            rows_linear._rows_linear_kernel,
-            types,
-            flags | blocks | {"WEIGHT_MAJOR": 1, "PRECISION": "ieee"},
-            {"fp32": FULL_FLOAT, "fp16": MATRIX_UNITS}[kind],
-            NO_TENSOR_CORES if kind == "fp32" else {},
-            {"num_warps": config.num_warps, "num_stages": config.num_stages},
-            stack_limit=64 if m < 16 else 0,
-        )
-    return cases
-
-
 def subspace_cases():
     """Sparse projectors: what is gathered must come 16 bytes at a time, and spill nothing."""
     cases = {}
@@ -408,7 +397,12 @@ def subspace_cases():
 
 
 CASES = {
-    **rows_linear_cases(),
+    **{
+        name: Case(
+            kernel, types, constants, EXPECTED[expected][0], EXPECTED[expected][1], options, stack, divisible=wide
+        )
+        for name, kernel, types, constants, expected, options, stack, wide in batching_cases()
+    },
     **subspace_cases(),
     **attention_cases(torch.float16, "fp16", TENSOR_CORES),
     **attention_cases(torch.bfloat16, "bf16-causal-bias-d128", {}, head_size=128, bias=True, right=True),
