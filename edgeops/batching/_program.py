@@ -31,12 +31,19 @@ CELLS = (
     "reset_bwd",
     "treegru_fwd",
     "treegru_bwd",
+    "tanh_fwd",
+    "tanh_bwd",
+    "sigmoid_fwd",
+    "sigmoid_bwd",
+    "relu_fwd",
+    "relu_bwd",
 )  # in the order of csrc/batching/cells.h
 HEAD, SECTIONS = 3, 5
 TYPE_HEAD = 1 + SECTIONS
 FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
-_FORWARD, _BACKWARD = ("pack", "bias", "kept", "room"), ("turned", "d_kept", "room", "whole room")
+_FORWARD, _BACKWARD = ("kept", "room"), ("d_kept", "room", "whole room")
+_PACKED = ("pack", "bias"), ("turned",)  # forward, backward
 _MOST_IDLE = 2
 
 
@@ -56,6 +63,8 @@ class Step(IntEnum):
     CROSS_ENTROPY = 10
     CROSS_ENTROPY_GRAD = 11
     LINEAR_ON = 12
+    DECIDE = 13
+    DECIDE_GRAD = 14
 
 
 class Where(IntEnum):
@@ -116,7 +125,31 @@ class Buffers:
     tensors: list[Tensor | None]
     kept: int  # rows of buffers that keep one a call
     largest: int  # rows of buffers for one batch
-    stamp: Any = None  # of the parameters whose packed form stands here
+
+
+class Packed:
+    """Weights of a program as products of one direction take them. With its last user it goes back to the program.
+
+    The flushes of a session share it.
+
+    Attributes:
+        tensors: by number of the need; `None` for others.
+        stamp: of the parameters whose packed form stands here, for other sessions (`Program.stamp`).
+        version: of the same for this session (`Program.version`).
+    """
+
+    def __init__(self, program: Program, backward: bool) -> None:
+        self._home = program.idle_packed[backward]
+        self.stamp: Any = None
+        self.version: Any = None
+        if self._home:
+            self.stamp, self.tensors = self._home.pop()
+        else:
+            self.tensors = program.new_packed(backward)
+
+    def __del__(self) -> None:
+        if len(self._home) < _MOST_IDLE:
+            self._home.append((self.stamp, self.tensors))
 
 
 class Program:
@@ -136,6 +169,7 @@ class Program:
         self._known: dict[Any, int] = {}
         self._packed: list[str] = []  # parameters that forward packs
         self._idle: tuple[list[Buffers], list[Buffers]] = ([], [])  # forward, backward
+        self.idle_packed: tuple[list[Any], list[Any]] = ([], [])  # the same for stamps and tensors of `Packed`
 
     def _need(self, key: Any, need: Need) -> int:
         """The number of a tensor; what has a key is there once."""
@@ -163,6 +197,15 @@ class Program:
         kept, largest = kept + kept // 4, largest + largest // 4
         tensors = [self._buffer(need, kept, largest) if need.role in roles else None for need in self.needs]
         return Buffers(tensors, kept, largest)
+
+    def new_packed(self, backward: bool) -> list[Tensor | None]:
+        """Memory for packed weights, by number of the need."""
+        return [self._buffer(need, 0, 0) if need.role in _PACKED[backward] else None for need in self.needs]
+
+    def version(self) -> Any:
+        """What the parameters are now, as PyTorch counts changes (not those through `.data`); `None` if it does not."""
+        parameters = [p for p in self.module._parameters.values() if p is not None]
+        return None if any(p.is_inference() for p in parameters) else [(p.data_ptr(), p._version) for p in parameters]
 
     def stamp(self) -> Any:
         """What the packed parameters are now: equal for as long as they have not changed, `None` where that is unknown.
@@ -325,6 +368,12 @@ class Program:
         """Result `which`: the cross entropy of scores with the classes an integer operand names, with its backward."""
         self._write(0, Step.CROSS_ENTROPY, scores, self.result(which), slot)
         self._write(1, Step.CROSS_ENTROPY_GRAD, dscores, scores, self.d_result(which), slot)
+
+    def decide(self, slot: int, width: int, which: int) -> None:
+        """Result `which`: -log of the probability of what the integers behind operand `slot`, its scores, decided."""
+        scores = self.operand(slot, width)
+        self._write(0, Step.DECIDE, scores, self.result(which), slot + 1)
+        self._write(1, Step.DECIDE_GRAD, self.d_operand(slot), scores, self.d_result(which), slot + 1)
 
     def add(self, to: Place, place: Place, section: int = 1) -> None:
         """`to += place`, nothing where `to` is not wanted."""

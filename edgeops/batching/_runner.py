@@ -22,6 +22,7 @@ from edgeops.batching._program import (
     SECTIONS,
     TYPE_HEAD,
     Buffers,
+    Packed,
     Program,
 )
 
@@ -47,11 +48,12 @@ class Runner:
         self._training = training
         nothing: list[Buffers | None] = [None] * len(programs)
         self._buffers = [nothing, list(nothing)]  # by direction and type
+        self._packed: list[list[Packed | None]] = [[None] * len(programs) for _ in range(2)]
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
         self.packed_bytes = 0  # of weights that had to be packed
-        self._pack()
+        self._pack(False)
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
@@ -110,8 +112,10 @@ class Runner:
                 continue
             kept = total[kind] if self._training else largest[kind]
             buffers = self._buffers[backward][kind] = program.buffers(kept, largest[kind], backward)
-            before = self._buffers[False][kind]
+            packed = self._packed[backward][kind] = self._flush.tables.packed_of(program, backward)
+            before, before_packed = self._buffers[False][kind], self._packed[False][kind]
             assert before is not None
+            assert before_packed is not None
             parameters = program.module._parameters if program.module is not None else {}
             for number, need in enumerate(program.needs):
                 role = need.role
@@ -124,30 +128,46 @@ class Runner:
                     # those of products are written first, those of embeddings added to
                     new = torch.empty if number in program.written else torch.zeros
                     tensor = new(like.shape, dtype=wide, device=like.device)
-                elif tensor is None and backward:
-                    tensor = before.tensors[number]
+                elif tensor is None:
+                    tensor = packed.tensors[number]
+                    if tensor is None and backward:
+                        tensor = before.tensors[number]
+                        tensor = before_packed.tensors[number] if tensor is None else tensor
                 made.append(_EMPTY if tensor is None else tensor)
         return made
 
-    def _pack(self) -> None:
-        """Pack the weights, unless they are what stands packed already."""
-        ours = [
-            (program, buffers)
-            for program, buffers in zip(self._programs, self._buffers[False], strict=True)
-            if program is not None and buffers is not None
-        ]
-        # a step of training changes all weights
-        stamps = [None if self._training else program.stamp() for program, _ in ours]
-        if all(stamp is not None and stamp == b.stamp for stamp, (_, b) in zip(stamps, ours, strict=True)):
-            return
-        for _, buffers in ours:
-            buffers.stamp = None
-        self._run(PREPARE_FORWARD, 0, 0)
-        for stamp, (program, buffers) in zip(stamps, ours, strict=True):
-            buffers.stamp = stamp
-            for need, tensor in zip(program.needs, buffers.tensors, strict=True):
-                if need.role in ("pack", "bias") and tensor is not None:
-                    self.packed_bytes += tensor.nbytes
+    def _pack(self, backward: bool) -> None:
+        """Pack the weights of this direction, those that do not stand packed already."""
+        section = PREPARE_BACKWARD if backward else PREPARE_FORWARD
+        stale: list[int] = []
+        for kind, program in enumerate(self._programs):
+            packed = self._packed[backward][kind]
+            if program is None or packed is None or not program.code[section]:
+                continue
+            # a step of training changes all weights, but not between the flushes of its session
+            version = program.version() if self._training else None
+            stamp = None if self._training else program.stamp()
+            if self._training:
+                fresh = packed.version is not None and packed.version == version
+            else:
+                fresh = stamp is not None and stamp == packed.stamp
+            if not fresh:
+                packed.version, packed.stamp = version, stamp
+                stale.append(kind)
+                if not backward:
+                    self.packed_bytes += sum(t.nbytes for t in packed.tensors if t is not None)
+        runs = [(kind, kind + 1) for kind in stale]
+        if len(stale) == sum(p is not None and bool(p.code[section]) for p in self._programs):
+            runs = [(0, len(self._programs))] if stale else []
+        try:
+            for begin, end in runs:
+                self._run(section, begin, end)
+        except BaseException:
+            for kind in stale:
+                packed = self._packed[backward][kind]
+                assert packed is not None
+                packed.version = packed.stamp = None
+            raise
 
     def release(self) -> None:
         """Give the buffers back."""
@@ -186,7 +206,7 @@ class Runner:
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
         self._code = self._code_of(len(tables))
-        self._run(PREPARE_BACKWARD, 0, 0)
+        self._pack(True)
 
     def backward(self, begin: int, end: int) -> None:
         """Run batches [begin, end) backwards, those that a gradient has reached."""

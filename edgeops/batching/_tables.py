@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeops.batching._classes import value_class
+from edgeops.batching._program import Packed, Program
 
 
 class Tables:
@@ -18,6 +19,7 @@ class Tables:
     def __init__(self) -> None:
         self.values: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
+        self.packed: dict[tuple[int, bool], Packed] = {}  # weights by program and direction, for all flushes
         self.used: list[int] = []
         self.batches = 0  # of all flushes
         # by batch: 1 when a gradient has come to one of its rows, 2 when its backward has run
@@ -47,6 +49,14 @@ class Tables:
             larger[: len(self.reached)] = self.reached
             self.reached = larger
         return begin
+
+    def packed_of(self, program: Program, backward: bool) -> Packed:
+        """Where a program's packed weights stand in this session."""
+        key = program.serial, backward
+        found = self.packed.get(key)
+        if found is None:
+            found = self.packed[key] = Packed(program, backward)
+        return found
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""
