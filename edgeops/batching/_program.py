@@ -7,6 +7,7 @@ them. csrc/batching/program.h says how both are coded; `_reference_batches.py` r
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
 _FORWARD, _BACKWARD = ("kept", "room"), ("d_kept", "room", "whole room")
 _PACKED = ("pack", "bias"), ("turned",)  # forward, backward
-_MOST_IDLE = 2
+_MOST_IDLE = 2  # buffers that are kept at least
+_IDLE_BYTES = 2**22  # and as many more as fit
+_FEWEST_ROWS = 32  # of buffers: those of small flushes fit one another
 
 
 class Step(IntEnum):
@@ -125,6 +128,16 @@ class Buffers:
     tensors: list[Tensor | None]
     kept: int  # rows of buffers that keep one a call
     largest: int  # rows of buffers for one batch
+    bytes: int  # of all of them
+
+
+class Slots(NamedTuple):
+    """Which tensors of a program are what, by number of the need; of buffers and packed weights by direction."""
+
+    parameters: list[tuple[int, str]]
+    grads: list[tuple[int, str]]
+    buffers: tuple[list[int], list[int]]
+    packed: tuple[list[int], list[int]]
 
 
 class Packed:
@@ -169,6 +182,7 @@ class Program:
         self._known: dict[Any, int] = {}
         self._packed: list[str] = []  # parameters that forward packs
         self._idle: tuple[list[Buffers], list[Buffers]] = ([], [])  # forward, backward
+        self._idle_bytes = 0
         self.idle_packed: tuple[list[Any], list[Any]] = ([], [])  # the same for stamps and tensors of `Packed`
 
     def _need(self, key: Any, need: Need) -> int:
@@ -188,15 +202,41 @@ class Program:
 
     def buffers(self, kept: int, largest: int, backward: bool) -> Buffers:
         """Buffers for so many kept rows and so many rows in a batch: used ones where they fit. See `release`."""
-        roles = _BACKWARD if backward else _FORWARD
         idle = self._idle[backward]
-        while idle:
-            found = idle.pop()
+        for at in range(len(idle) - 1, -1, -1):
+            found = idle[at]
             if kept <= found.kept <= 4 * kept + 64 and largest <= found.largest <= 4 * largest + 64:
-                return found
-        kept, largest = kept + kept // 4, largest + largest // 4
+                self._idle_bytes -= found.bytes
+                return idle.pop(at)
+        kept, largest = max(kept + kept // 4, _FEWEST_ROWS), max(largest + largest // 4, _FEWEST_ROWS)
+        roles = _BACKWARD if backward else _FORWARD
         tensors = [self._buffer(need, kept, largest) if need.role in roles else None for need in self.needs]
-        return Buffers(tensors, kept, largest)
+        return Buffers(tensors, kept, largest, sum(x.nbytes for x in tensors if x is not None))
+
+    @functools.cached_property
+    def slots(self) -> Slots:
+        """Of the program as it was written."""
+
+        def of(roles: Sequence[str]) -> list[int]:
+            return [number for number, need in enumerate(self.needs) if need.role in roles]
+
+        return Slots(
+            [(number, self.needs[number].parameter) for number in of(["parameter"])],
+            [(number, self.needs[number].parameter) for number in of(["grad"])],
+            (of(_FORWARD), of(_BACKWARD)),
+            (of(_PACKED[0]), of(_PACKED[1])),
+        )
+
+    @functools.cached_property
+    def adding(self) -> list[int]:
+        """`code[FINISH]`, but products add to gradients that are there."""
+        code = list(self.code[FINISH])
+        at = 0
+        while at < len(code):
+            if code[at + 1] == Step.WEIGHT_GRAD:
+                code[at + 9] = 0  # behind a place of five numbers and two tensors
+            at += code[at]
+        return code
 
     def new_packed(self, backward: bool) -> list[Tensor | None]:
         """Memory for packed weights, by number of the need."""
@@ -204,8 +244,10 @@ class Program:
 
     def version(self) -> Any:
         """What the parameters are now, as PyTorch counts changes (not those through `.data`); `None` if it does not."""
-        parameters = [p for p in self.module._parameters.values() if p is not None]
-        return None if any(p.is_inference() for p in parameters) else [(p.data_ptr(), p._version) for p in parameters]
+        try:
+            return [(p.data_ptr(), p._version) for p in self.module._parameters.values() if p is not None]
+        except RuntimeError:  # inference tensors do not count
+            return None
 
     def stamp(self) -> Any:
         """What the packed parameters are now: equal for as long as they have not changed, `None` where that is unknown.
@@ -224,9 +266,11 @@ class Program:
 
     def release(self, buffers: Buffers, backward: bool) -> None:
         """Nobody uses these buffers any more."""
-        idle = self._idle[backward]
-        if len(idle) < _MOST_IDLE:
-            idle.append(buffers)
+        idle, size = self._idle[backward], buffers.bytes
+        while len(idle) >= _MOST_IDLE and self._idle_bytes + size > _IDLE_BYTES:
+            self._idle_bytes -= idle.pop(0).bytes
+        idle.append(buffers)
+        self._idle_bytes += size
 
     def _buffer(self, need: Need, kept: int, largest: int) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)

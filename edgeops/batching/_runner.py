@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from edgeops.batching._program import (
 )
 
 _EMPTY = torch.empty(0, device="cpu")
-_MOST_CODES = 64
+_MOST_CODES = 256
 _NO_MARKS = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
@@ -49,6 +49,10 @@ class Runner:
         nothing: list[Buffers | None] = [None] * len(programs)
         self._buffers = [nothing, list(nothing)]  # by direction and type
         self._packed: list[list[Packed | None]] = [[None] * len(programs) for _ in range(2)]
+        self._own: list[list[Tensor]] = [[] for _ in programs]  # by type: the tensors of the program
+        # by type: `Tables.first`, and whether gradients of parameters are added to those of later flushes
+        self._first = [flush.tables.first(p) if training and p is not None and p.grads else None for p in programs]
+        self._adds = [False] * len(programs)
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
@@ -78,7 +82,7 @@ class Runner:
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
         known = next(p.codes for p in self._programs if p is not None)
-        key = (first, self._training, self._flush.copies, *(-1 if p is None else p.serial for p in self._programs))
+        key = (first, self._training, self._flush.copies, *self._adds, *(-1 if p is None else p.serial for p in self._programs))
         found = known.get(key)
         if found is None:
             if len(known) >= _MOST_CODES:
@@ -91,49 +95,51 @@ class Runner:
         head = [len(self._programs), int(self._training), int(self._flush.copies)]
         body: list[int] = []
         at = HEAD + TYPE_HEAD * len(self._programs)
-        for program in self._programs:
+        for program, adds in zip(self._programs, self._adds, strict=True):
             if program is None:
                 head.extend([0] + [-1] * SECTIONS)
                 continue
             head.append(first)
             first += len(program.needs)
-            for section in program.code:
+            for number, section in enumerate(program.code):
+                section = program.adding if adds and number == FINISH else section
                 head.append(at + len(body))
                 body.append(len(section))
                 body.extend(section)
         return torch.tensor(head + body, dtype=torch.int64, device="cpu")
 
     def _make(self, backward: bool) -> list[Tensor]:
-        """The tensors of all programs; those of the other direction are left empty."""
+        """The tensors of all programs; those of the other direction are left empty or as they were."""
         made: list[Tensor] = []
-        total, largest = self._flush.placed["total"], self._flush.placed["largest"]
+        placed, tables = self._flush.placed, self._flush.tables
+        total, largest = placed["total"], placed["largest"]
         for kind, program in enumerate(self._programs):
             if program is None:
                 continue
             kept = total[kind] if self._training else largest[kind]
             buffers = self._buffers[backward][kind] = program.buffers(kept, largest[kind], backward)
-            packed = self._packed[backward][kind] = self._flush.tables.packed_of(program, backward)
-            before, before_packed = self._buffers[False][kind], self._packed[False][kind]
-            assert before is not None
-            assert before_packed is not None
-            parameters = program.module._parameters if program.module is not None else {}
-            for number, need in enumerate(program.needs):
-                role = need.role
-                tensor = buffers.tensors[number]
-                if role == "parameter":
-                    tensor = parameters[need.parameter]
-                elif role == "grad" and backward:
-                    like = parameters[need.parameter]
+            packed = self._packed[backward][kind] = tables.packed_of(program, backward)
+            slots, tensors = program.slots, self._own[kind]
+            if not backward:
+                tensors = self._own[kind] = [_EMPTY] * len(program.needs)
+                for number, name in slots.parameters:
+                    tensors[number] = program.module._parameters[name]
+            for numbers, source in ((slots.buffers, buffers.tensors), (slots.packed, packed.tensors)):
+                for number in numbers[backward]:
+                    tensors[number] = cast("Tensor", source[number])
+            if backward:
+                sums = tables.sums.get(program.serial) if self._first[kind] is not None else None
+                self._adds[kind] = sums is not None
+                for number, name in slots.grads:
+                    if sums is not None:
+                        tensors[number] = sums[number]
+                        continue
+                    like = program.module._parameters[name]
                     wide = torch.promote_types(like.dtype, torch.float32)
                     # those of products are written first, those of embeddings added to
                     new = torch.empty if number in program.written else torch.zeros
-                    tensor = new(like.shape, dtype=wide, device=like.device)
-                elif tensor is None:
-                    tensor = packed.tensors[number]
-                    if tensor is None and backward:
-                        tensor = before.tensors[number]
-                        tensor = before_packed.tensors[number] if tensor is None else tensor
-                made.append(_EMPTY if tensor is None else tensor)
+                    tensors[number] = new(like.shape, dtype=wide, device=like.device)
+            made.extend(tensors)
         return made
 
     def _pack(self, backward: bool) -> None:
@@ -203,6 +209,7 @@ class Runner:
 
     def prepare_backward(self) -> None:
         """Make what backward needs."""
+        self._flush.tables.begin_sums()
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
         self._code = self._code_of(len(tables))
@@ -215,23 +222,33 @@ class Runner:
     def finish(self, ran: Sequence[bool]) -> None:
         """Gradients of the parameters, over all calls of each type at once, for types of which a batch `ran`."""
         self._run(FINISH, 0, len(self._flush.placed["type"]))
-        at = len(self._tensors) - sum(len(p.needs) for p in self._programs if p is not None)
+        tables = self._flush.tables
         for kind, program in enumerate(self._programs):
-            if program is None:
+            if program is None or not program.grads:
                 continue
-            module = program.module
-            for number, names in program.grads.items():
-                if ran[kind]:
-                    for i, name in enumerate(names):
-                        p, grad = getattr(module, name), self._tensors[at + number]
-                        self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
-            at += len(program.needs)
+            own, first = self._own[kind], self._first[kind]
+            sums = {number: own[number] for number in program.grads} if ran[kind] else None
+            if first is not None:
+                if sums is not None:
+                    tables.sums[program.serial] = sums
+                sums = tables.sums.pop(program.serial, None) if first else None
+            for number in program.grads:
+                own[number] = _EMPTY
+            if sums is not None:
+                self._give(program, sums)
         self._tensors = []  # buffers of forward stay for another backward; gradients are given away
         for kind, program in enumerate(self._programs):
             buffers = self._buffers[True][kind]
             if program is not None and buffers is not None:
                 program.release(buffers, True)
                 self._buffers[True][kind] = None
+
+    def _give(self, program: Program, grads: dict[int, Tensor]) -> None:
+        """Hand gradients of parameters over."""
+        for number, names in program.grads.items():
+            for i, name in enumerate(names):
+                p, grad = program.module._parameters[name], grads[number]
+                self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
 
 
 def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:

@@ -20,6 +20,10 @@ class Tables:
         self.values: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
         self.packed: dict[tuple[int, bool], Packed] = {}  # weights by program and direction, for all flushes
+        # gradients of parameters, summed over the flushes of one backward: by program and number of the need
+        self.sums: dict[int, dict[int, Tensor]] = {}
+        self._summed_in = -1  # the backward that they belong to
+        self._firsts: dict[int, list[tuple[int, bool]]] = {}  # by program: the parameters as its first flush had them
         self.used: list[int] = []
         self.batches = 0  # of all flushes
         # by batch: 1 when a gradient has come to one of its rows, 2 when its backward has run
@@ -57,6 +61,25 @@ class Tables:
         if found is None:
             found = self.packed[key] = Packed(program, backward)
         return found
+
+    def first(self, program: Program) -> bool | None:
+        """Whether this flush, which is differentiated, is a program's first one; `None` where parameters differ since.
+
+        Its backward is the last one and gives the sum of the gradients away: tokens tie every flush to the one before.
+        """
+        seen = [(id(p), p.requires_grad) for p in program.module._parameters.values() if p is not None]
+        known = self._firsts.get(program.serial)
+        if known is None:
+            self._firsts[program.serial] = seen
+            return True
+        return False if seen == known else None
+
+    def begin_sums(self) -> None:
+        """Forget sums of another backward."""
+        now = torch._C._current_graph_task_id()
+        if now != self._summed_in:
+            self._summed_in = now
+            self.sums.clear()
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""
