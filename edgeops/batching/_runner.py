@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +49,8 @@ class Runner:
         self._buffers = [nothing, list(nothing)]  # by direction and type
         self._packed: list[list[Packed | None]] = [[None] * len(programs) for _ in range(2)]
         self._own: list[list[Tensor]] = [[] for _ in programs]  # by type: the tensors of the program
-        # by type: `Tables.first`, and whether gradients of parameters are added to those of later flushes
-        self._first = [flush.tables.first(p) if training and p is not None and p.grads else None for p in programs]
+        self._first: list[bool | None] = flush.first
+        # by type: whether gradients of parameters are added to those of later flushes
         self._adds = [False] * len(programs)
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
@@ -61,23 +60,29 @@ class Runner:
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
-        flush = self._flush
+        tables, outside = self._flush.tables, self._flush.outside_tables
+        key, moves = (self._device, grads), tables.moves
+        found = tables.views.get(key)
+        if found is not None and found[0] == moves and not outside:
+            return found[1], found[2]
         tensors: list[Tensor] = []
-        tables = flush.tables
         known: dict[int, list[int]] = {}
-        sources = [tables.values, {}, flush.outside_tables, {}]
+        sources = [tables.values, {}, outside, {}]
         if grads:
             sources[1] = {c: tables.grad(c) for c, t in tables.values.items() if t.is_floating_point()}
-            sources[3] = flush.outside_grad_tables
+            sources[3] = self._flush.outside_grad_tables
         for which, source in enumerate(sources):
             for number, table in source.items():
                 if table.device == self._device:
                     known.setdefault(number, [-1] * 4)[which] = len(tensors)
                     tensors.append(matrix(table))
-        flat = np.full(4 * (max(known, default=-1) + 1), -1, np.int64)
+        flat = [-1] * (4 * (max(known, default=-1) + 1))
         for number, indices in known.items():
             flat[4 * number : 4 * number + 4] = indices
-        return torch.from_numpy(flat), tensors
+        classes = torch.tensor(flat, dtype=torch.int64, device="cpu")
+        if not outside:
+            tables.views[key] = moves, classes, tensors
+        return classes, tensors
 
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
@@ -251,9 +256,7 @@ class Runner:
                 self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
 
 
-def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:
+def types_that_ran(reached: Iterable[int], kinds: Iterable[int], types: int) -> list[bool]:
     """By type: whether a batch of it is marked as run backwards."""
-    ran = np.zeros(types, np.bool_)
-    ran[kinds[reached == 2]] = True
-    found: list[bool] = ran.tolist()
-    return found
+    ran = {kind for kind, mark in zip(kinds, reached) if mark == 2}
+    return [kind in ran for kind in range(types)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class Tables:
         self._firsts: dict[int, list[tuple[int, bool]]] = {}  # by program: the parameters as its first flush had them
         self.used: list[int] = []
         self.batches = 0  # of all flushes
+        self.views: dict[Any, tuple[int, Tensor, list[Tensor]]] = {}  # of runners: what they named, until the next move
+        self.moves = 0  # how often a table was made or made larger
         # by batch: 1 when a gradient has come to one of its rows, 2 when its backward has run
         self.reached = np.zeros(0, np.uint8)
 
@@ -36,6 +39,7 @@ class Tables:
             if rows == before:
                 continue
             table = self.values.get(number)
+            self.moves += table is None or table.shape[0] < rows
             if table is None:
                 self.values[number] = value_class(number).empty(rows)
             elif table.shape[0] < rows:
