@@ -318,7 +318,7 @@ def batches_run_reference(
     end: int,
     first_batch: int,
 ) -> None:
-    """Run the batches [begin, end): 0 forward, 1 backward, 2 parameters' gradients; or prepare the weights of the types [begin, end) (3, 4)."""
+    """Run the batches [begin, end): 0 forward, 1 backward, 2 parameters' gradients; or prepare types (3, 4)."""
     arrays = (code, classes, records, offsets, rows, numbers, starts, makers)
     run = _Interpreter(arrays, reached, tensors, first_batch)
     if section == 0:

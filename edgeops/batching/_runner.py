@@ -87,7 +87,8 @@ class Runner:
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
         known = next(p.codes for p in self._programs if p is not None)
-        key = (first, self._training, self._flush.copies, *self._adds, *(-1 if p is None else p.serial for p in self._programs))
+        serials = (-1 if p is None else p.serial for p in self._programs)
+        key = (first, self._training, self._flush.copies, *self._adds, *serials)
         found = known.get(key)
         if found is None:
             if len(known) >= _MOST_CODES:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -51,7 +52,7 @@ class DRNN(Model):
         draws = random.Random(place)
         state = self.state.mix(above, beside)
         scores = self.scores.mix(state)
-        child, sibling = (p > draws.random() for p in (await wait(scores)).sigmoid().tolist())
+        child, sibling = (_probability(score) > draws.random() for score in (await wait(scores)).tolist())
         branches = []
         if child and may_have_child:
             below = self.down.step(state, above)
@@ -63,3 +64,8 @@ class DRNN(Model):
         for grown in await gather(*branches):
             losses += grown
         return losses
+
+
+def _probability(score: float) -> float:
+    """The sigmoid, without overflow."""
+    return 0.5 + 0.5 * math.tanh(0.5 * score)
