@@ -257,6 +257,7 @@ class Flush:
                 rule = "parameters must not change between forward and backward"
                 got = f"a parameter of shape {tuple(p.shape)} of {body.name} that was changed in place"
                 raise RuntimeError(message("batching.session", rule, got, "Call backward before the optimizer's step."))
+        self.tables.in_backward()
         self.captured_grads = {}
         self.outside_grad_tables = {
             c: torch.zeros_like(table)
@@ -289,10 +290,13 @@ class Flush:
         self.outside_grad_tables = {}
         return [found[i] for i, x in enumerate(self.outside) if x.requires_grad]
 
-    def add_captured(self, parameter: Tensor, grad: Tensor) -> None:
-        """Add to the gradient of a captured tensor; `grad` is given away."""
+    def add_captured(self, parameter: Tensor, grad: Tensor, given: bool = True) -> None:
+        """Add to the gradient of a captured tensor; `given` says whether `grad` is given away."""
         before = self.captured_grads.get(id(parameter))
-        self.captured_grads[id(parameter)] = grad if before is None else before.add_(grad)
+        if before is not None:
+            before.add_(grad)
+        else:
+            self.captured_grads[id(parameter)] = grad if given else grad.clone()
 
 
 class _Tape(torch.autograd.Function):
@@ -328,6 +332,7 @@ class _Extract(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        ctx.tables.in_backward()
         ctx.tables.reached[list(ctx.makers)] = 1
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
         return None, None, None, None, _nothing()

@@ -134,13 +134,14 @@ class Runner:
                 for number in numbers[backward]:
                     tensors[number] = cast("Tensor", source[number])
             if backward:
+                parameters = {name: tensors[number] for number, name in slots.parameters}
                 sums = tables.sums.get(program.serial) if self._first[kind] is not None else None
                 self._adds[kind] = sums is not None
                 for number, name in slots.grads:
                     if sums is not None:
                         tensors[number] = sums[number]
                         continue
-                    like = program.module._parameters[name]
+                    like = parameters[name]
                     wide = torch.promote_types(like.dtype, torch.float32)
                     # those of products are written first, those of embeddings added to
                     new = torch.empty if number in program.written else torch.zeros
@@ -215,7 +216,6 @@ class Runner:
 
     def prepare_backward(self) -> None:
         """Make what backward needs."""
-        self._flush.tables.begin_sums()
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
         self._code = self._code_of(len(tables))
@@ -241,7 +241,7 @@ class Runner:
             for number in program.grads:
                 own[number] = _EMPTY
             if sums is not None:
-                self._give(program, sums)
+                self._give(program, own, sums)
         self._tensors = []  # buffers of forward stay for another backward; gradients are given away
         for kind, program in enumerate(self._programs):
             buffers = self._buffers[True][kind]
@@ -249,11 +249,12 @@ class Runner:
                 program.release(buffers, True)
                 self._buffers[True][kind] = None
 
-    def _give(self, program: Program, grads: dict[int, Tensor]) -> None:
-        """Hand gradients of parameters over."""
+    def _give(self, program: Program, own: Sequence[Tensor], grads: dict[int, Tensor]) -> None:
+        """Hand gradients of parameters over, those of the forward: the module may have others by now."""
+        parameters = {name: own[number] for number, name in program.slots.parameters}
         for number, names in program.grads.items():
             for i, name in enumerate(names):
-                p, grad = program.module._parameters[name], grads[number]
+                p, grad = parameters[name], grads[number]
                 self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
 
 

@@ -23,7 +23,7 @@ class Tables:
         self.packed: dict[tuple[int, bool], Packed] = {}  # weights by program and direction, for all flushes
         # gradients of parameters, summed over the flushes of one backward: by program and number of the need
         self.sums: dict[int, dict[int, Tensor]] = {}
-        self._summed_in = -1  # the backward that they belong to
+        self._backward = -1  # the one that sums, gradients and marks belong to
         self._firsts: dict[int, list[tuple[int, bool]]] = {}  # by program: the parameters as its first flush had them
         self.used: list[int] = []
         self.batches = 0  # of all flushes
@@ -78,12 +78,17 @@ class Tables:
             return True
         return False if seen == known else None
 
-    def begin_sums(self) -> None:
-        """Forget sums of another backward."""
+    def in_backward(self) -> None:
+        """Forget what another backward has left: one that was asked for few gradients stops before the first flush."""
         now = torch._C._current_graph_task_id()
-        if now != self._summed_in:
-            self._summed_in = now
-            self.sums.clear()
+        if now == self._backward:
+            return
+        self._backward = now
+        self.sums.clear()
+        if self.reached.any():
+            self.reached[:] = 0
+            for table in self.grads.values():
+                table.zero_()
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""
