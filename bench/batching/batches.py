@@ -17,7 +17,17 @@ from bench.registry import Built, Candidate, Case, Workload
 from edgeops import batching
 from edgeops.batching._reference_batches import batches_run_reference
 from edgeops.batching._runner import Runner
-from edgeops.batching.cells import GRU, LSTM, BinaryTreeGRU, BinaryTreeLSTM, Classifier, Embedding, RaggedSum
+from edgeops.batching.cells import (
+    GRU,
+    LSTM,
+    BinaryTreeGRU,
+    BinaryTreeLSTM,
+    Classifier,
+    DecisionLoss,
+    Dense,
+    Embedding,
+    RaggedSum,
+)
 
 OURS = "edgeops"
 Call = tuple[Any, ...]
@@ -71,10 +81,26 @@ def lattice(width: int, sentences: int, dtype: torch.dtype) -> Tensor:
     return s.sum(ends)
 
 
+def parser(width: int, sentences: int, dtype: torch.dtype) -> Tensor:
+    """Layers of two and of one row, with every activation, and losses of decisions."""
+    rng, decided = random.Random(3), DecisionLoss()
+    words, score = Embedding(9, width).to(dtype), Dense(width, 2).to(dtype)
+    layers = [Dense(2 * width, width, name).to(dtype) for name in ("tanh", "sigmoid", "relu")]
+    losses = []
+    with batching.session() as s:
+        for _ in range(sentences):
+            h = words.look_up(rng.randrange(9))
+            for _ in range(rng.randrange(1, 6)):
+                h = rng.choice(layers).mix(h, words.look_up(rng.randrange(9)))
+                losses.append(decided(score.mix(h), rng.randrange(2), rng.randrange(2)))
+    return s.sum(losses)
+
+
 SESSIONS: dict[str, Callable[[int, int, torch.dtype], Tensor]] = {
     "TreeLSTM": tree_lstm,
     "TreeGRU": tree_gru,
     "lattice": lattice,
+    "parser": parser,
 }
 
 

@@ -33,6 +33,12 @@ enum class Cell : int {
   reset_bwd,
   treegru_fwd,
   treegru_bwd,
+  tanh_fwd,
+  tanh_bwd,
+  sigmoid_fwd,
+  sigmoid_bwd,
+  relu_fwd,
+  relu_bwd,
   count
 };
 

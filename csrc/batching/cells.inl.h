@@ -254,6 +254,37 @@ EDGEOPS_CELL(treegru_bwd, 11) {
   x.put(10, 0, dh * z2);
 }
 
+// Activations in place, and gradients through them: y, dy | dx.
+EDGEOPS_CELL(tanh_fwd, 1) {
+  x.put(0, 0, vtanh(x.get(0)));
+}
+
+EDGEOPS_CELL(tanh_bwd, 3) {
+  const auto y = x.get(0);
+  x.put(2, 0, x.get(1) * (1 - y * y));
+}
+
+EDGEOPS_CELL(sigmoid_fwd, 1) {
+  x.put(0, 0, vsigmoid(x.get(0)));
+}
+
+EDGEOPS_CELL(sigmoid_bwd, 3) {
+  const auto y = x.get(0);
+  x.put(2, 0, x.get(1) * y * (1 - y));
+}
+
+EDGEOPS_CELL(relu_fwd, 1) {
+  const auto y = x.get(0);
+  const decltype(y + y) zero = {};
+  x.put(0, 0, y < zero ? zero : y);  // in this order NaN stays
+}
+
+EDGEOPS_CELL(relu_bwd, 3) {
+  const auto y = x.get(0), dy = x.get(1);
+  const decltype(dy - dy) zero = {};
+  x.put(2, 0, y <= zero ? zero : dy);
+}
+
 #undef EDGEOPS_CELL
 
 #include "cross_entropy.inl.h"

@@ -6,12 +6,13 @@
 namespace edgeops::batching {
 
 #define EDGEOPS_INNER "../batching/cells.inl.h"
-#define EDGEOPS_CELLS(St)                                                                                      \
-  {                                                                                                            \
-    {                                                                                                          \
-      lstm_fwd<St>, lstm_bwd<St>, treelstm_fwd<St>, treelstm_bwd<St>, leaf_fwd<St>, leaf_bwd<St>, gru_fwd<St>, \
-          gru_bwd<St>, reset_fwd<St>, reset_bwd<St>, treegru_fwd<St>, treegru_bwd<St>                          \
-    }                                                                                                          \
+#define EDGEOPS_CELLS(St)                                                                                          \
+  {                                                                                                                \
+    {                                                                                                              \
+      lstm_fwd<St>, lstm_bwd<St>, treelstm_fwd<St>, treelstm_bwd<St>, leaf_fwd<St>, leaf_bwd<St>, gru_fwd<St>,     \
+          gru_bwd<St>, reset_fwd<St>, reset_bwd<St>, treegru_fwd<St>, treegru_bwd<St>, tanh_fwd<St>, tanh_bwd<St>, \
+          sigmoid_fwd<St>, sigmoid_bwd<St>, relu_fwd<St>, relu_bwd<St>                                             \
+    }                                                                                                              \
   }
 #define EDGEOPS_TABLE                                                                                       \
   extern const CellKernels kCells[4] = {                                                                    \

@@ -11,6 +11,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "cells.h"
+#include "decisions.h"
 #include "linear.h"
 #include "program_batches.h"
 
@@ -31,6 +32,12 @@ constexpr int8_t kParts[static_cast<int>(Cell::count)][12] = {
     {4, 1, 1, 1, 1, 4, 1, 1},           // reset_bwd
     {1, 1, 4, 1, 1, 1},                 // treegru_fwd
     {1, 1, 4, 1, 1, 1, 1, 1, 4, 1, 1},  // treegru_bwd
+    {1},                                // tanh_fwd
+    {1, 1, 1},                          // tanh_bwd
+    {1},                                // sigmoid_fwd
+    {1, 1, 1},                          // sigmoid_bwd
+    {1},                                // relu_fwd
+    {1, 1, 1},                          // relu_bwd
 };
 
 template <class T, class S = T>
@@ -78,8 +85,10 @@ class Runner : public Batches {
     }
   }
 
-  void prepare(Section section) {
-    for (int64_t t = 0; t < types(); ++t) {
+  // Weights of the types [begin, end).
+  void prepare(Section section, int64_t begin, int64_t end) {
+    expect(end <= types(), "types that are not there");
+    for (int64_t t = begin; t < end; ++t) {
       if (code.at(kHead + kTypeHead * t + 1 + static_cast<int64_t>(section)) >= 0) {
         type_ = t;
         batch_.clear();
@@ -272,6 +281,29 @@ class Runner : public Batches {
         backward, storage(scores.type));
   }
 
+  // `a` are the places of scores and of the loss; the gradient's stands before them.
+  void decisions(const int64_t* a, bool backward) {
+    const View dscores = backward ? place(a) : View{};
+    if (backward && dscores.count < 0) {
+      return;
+    }
+    a += backward ? kPlace : 0;
+    const View scores = place(a), loss = place(a + kPlace);
+    expect(
+        scores.count == m_ && loss.count == m_ && loss.width == 1 && loss.type == scores.type &&
+            (!backward || (dscores.count == m_ && dscores.width == scores.width && dscores.type == scores.type)),
+        "decisions of other shapes or dtypes");
+    const int64_t slot = a[2 * kPlace];
+    expect(slot >= 0 && slot <= slots_ && scores.width == slots_ - slot, "decisions without integers");
+    Taken taken;
+    for (int64_t k = slot; k < slots_; ++k) {
+      taken.push_back(integers(k, 2, "decisions", "Give 1 for what was decided, 0 for what was not."));
+    }
+    by_type(scores.type, [&]<class S, class T>(S, T) {
+      backward ? decide_grad<S, T>(dscores, scores, loss, taken) : decide<S, T>(scores, loss, taken);
+    });
+  }
+
   void weight_grad(const int64_t* a) {
     const View grad = place(a);
     const Table& dweight = tensor(a[kPlace]);
@@ -390,8 +422,10 @@ class Runner : public Batches {
       case Step::bias:
         return counted(2, 1);
       case Step::cross_entropy:
+      case Step::decide:
         return n == 2 * kPlace + 1;
       case Step::cross_entropy_grad:
+      case Step::decide_grad:
         return n == 3 * kPlace + 1;
       case Step::linear_on:
         return counted(kPlace + 2, kPlace);
@@ -458,6 +492,9 @@ class Runner : public Batches {
         return cross_entropy(a, what == Step::cross_entropy_grad);
       case Step::linear_on:
         return linear(place(a), a[kPlace], -1, a + kPlace + 2, a[kPlace + 1], true);
+      case Step::decide:
+      case Step::decide_grad:
+        return decisions(a, what == Step::decide_grad);
     }
     broken("an unknown instruction");
   }
@@ -527,7 +564,7 @@ void batches_run_cpu(
       return run.finish(begin, end);
     case Section::prepare_forward:
     case Section::prepare_backward:
-      return run.prepare(static_cast<Section>(section));
+      return run.prepare(static_cast<Section>(section), begin, end);
   }
   EDGEOPS_CHECK(
       false, ValueError, kRun, "section must be 0, 1, 2, 3 or 4", std::to_string(section), "Pass one of them.");

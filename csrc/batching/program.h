@@ -20,7 +20,7 @@ enum class Section : int64_t {
   forward = 0,           // of a batch
   backward = 1,          // of a batch
   finish = 2,            // over all calls of a type, after the last backward
-  prepare_forward = 3,   // once a type, before its first batch
+  prepare_forward = 3,   // once a type, before its first batch; of types in place of batches
   prepare_backward = 4,  // the same before backward
 };
 
@@ -39,7 +39,10 @@ enum class Step : int64_t {
   cross_entropy = 10,  // scores, loss, slot: the loss of rows of scores by an integer operand; scores become
                        // probabilities
   cross_entropy_grad = 11,  // dscores, probabilities, dloss, slot
-  linear_on = 12            // out, weight, parts, places: out += [places] weight^T; out is dense
+  linear_on = 12,           // out, weight, parts, places: out += [places] weight^T; out is dense
+  decide = 13,              // scores, loss, slot: -log of the probability of decisions, summed over the columns; the
+                            // integer operands from `slot` on tell whether they were taken, one a column
+  decide_grad = 14          // dscores, scores, dloss, slot: added to dscores; nothing without
 };
 
 // A place: kind, operand or result, tensor, first column, columns (-1: all).

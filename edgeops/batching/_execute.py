@@ -148,18 +148,24 @@ class Flush:
         self.devices = [None if p is None else p.device for p in programs]
         self.parameters = {body: list(body.parameters()) for body in bodies}
         self.counts = placed["records"][placed["offset"][:-1] + 2].tolist()
+        self.kinds: list[int] = placed["type"].tolist()  # by batch
         begun = [0 if p is None else p.begun_bytes for p in programs]
         if any(begun):
-            self.begun_bytes = sum(begun[kind] * count for kind, count in zip(placed["type"].tolist(), self.counts))
+            self.begun_bytes = sum(begun[kind] * count for kind, count in zip(self.kinds, self.counts))
         self.saved: dict[int, Any] = {}  # by batch, of bodies that run themselves
         self.first_batch = 0
-        self.captured: list[Tensor] = []
+        self.first: list[bool | None] = [None] * len(programs)  # by type: `Tables.first`
+        self.captured: list[Tensor] = []  # whose gradients this flush gives
         self.captured_grads: dict[int, Tensor] = {}
         self._versions: list[tuple[Body, Tensor, int]] = []
         self._runners: dict[torch.device, Runner] = {}
         # runs of batches of one device that need no Python in between, and single batches of other bodies
-        of_batch = [self.devices[kind] for kind in placed["type"].tolist()]
         self._runs: list[tuple[torch.device | None, int, int]] = []
+        only = self.devices[0] if len(set(self.devices)) == 1 else None
+        if only is not None:
+            self._runs.append((only, 0, len(self.kinds)))
+            return
+        of_batch = [self.devices[kind] for kind in self.kinds]
         for device, group in itertools.groupby(range(len(of_batch)), key=of_batch.__getitem__):
             members = list(group)
             if device is None:
@@ -177,10 +183,13 @@ class Flush:
         """Run all batches. Returns the token that tensors read afterwards depend on, if any gradient is wanted."""
         self.first_batch = self.tables.claim(len(self.counts))
         if torch.is_grad_enabled():
-            captured = {id(x): x for params in self.parameters.values() for x in params if x.requires_grad}
-            wanted = [*captured.values(), *(x for x in self.outside if x.requires_grad)]
-            if token is not None or wanted:
-                self.captured = list(captured.values())
+            captured = [x for params in self.parameters.values() for x in params if x.requires_grad]
+            wanted = [x for x in self.outside if x.requires_grad]
+            if token is not None or captured or wanted:
+                self.first = [None if p is None or not p.grads else self.tables.first(p) for p in self.programs]
+                givers = [self.parameters[body] for body, first in zip(self.bodies, self.first) if first is not False]
+                self.captured = list({id(x): x for params in givers for x in params if x.requires_grad}.values())
+                wanted = [*self.captured, *wanted]
                 empty = _nothing() if token is None else token
                 result: Tensor = _Tape.apply(self, empty, *wanted)
                 return result
@@ -203,7 +212,11 @@ class Flush:
                 self._runners[device].forward(begin, end)
                 self.gathered_bytes += self._copied(begin, end) if self.copies else 0
         if training:
-            native = [body for body, p in zip(self.bodies, self.programs, strict=True) if p is not None]
+            native = [
+                body
+                for body, p, first in zip(self.bodies, self.programs, self.first, strict=True)
+                if p is not None and first is not False  # a program's first flush looks for all of them
+            ]
             self._versions = [(body, p, p._version) for body in native for p in self.parameters[body]]
         else:
             for runner in self._runners.values():
@@ -235,7 +248,7 @@ class Flush:
         return records, offsets, rows, numbers, starts, makers
 
     def _body(self, b: int) -> Body:
-        return self.bodies[self.placed["type"][b]]
+        return self.bodies[self.kinds[b]]
 
     def _batch(self, b: int) -> Batch:
         begin, end = self.placed["offset"][b : b + 2]
@@ -249,6 +262,7 @@ class Flush:
                 rule = "parameters must not change between forward and backward"
                 got = f"a parameter of shape {tuple(p.shape)} of {body.name} that was changed in place"
                 raise RuntimeError(message("batching.session", rule, got, "Call backward before the optimizer's step."))
+        self.tables.in_backward()
         self.captured_grads = {}
         self.outside_grad_tables = {
             c: torch.zeros_like(table)
@@ -268,7 +282,7 @@ class Flush:
                 for which in range(len(batch.outs)):
                     batch.grad_out(which).zero_()  # used up: another backward starts from nothing
         marks = reached[first : first + len(self.counts)]
-        ran = types_that_ran(marks, self.placed["type"], len(self.bodies))
+        ran = types_that_ran(marks.tolist(), self.kinds, len(self.bodies))
         marks[:] = 0
         for runner in self._runners.values():
             runner.finish(ran)
@@ -281,10 +295,13 @@ class Flush:
         self.outside_grad_tables = {}
         return [found[i] for i, x in enumerate(self.outside) if x.requires_grad]
 
-    def add_captured(self, parameter: Tensor, grad: Tensor) -> None:
-        """Add to the gradient of a captured tensor; `grad` is given away."""
+    def add_captured(self, parameter: Tensor, grad: Tensor, given: bool = True) -> None:
+        """Add to the gradient of a captured tensor; `given` says whether `grad` is given away."""
         before = self.captured_grads.get(id(parameter))
-        self.captured_grads[id(parameter)] = grad if before is None else before.add_(grad)
+        if before is not None:
+            before.add_(grad)
+        else:
+            self.captured_grads[id(parameter)] = grad if given else grad.clone()
 
 
 class _Tape(torch.autograd.Function):
@@ -320,6 +337,7 @@ class _Extract(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        ctx.tables.in_backward()
         ctx.tables.reached[list(ctx.makers)] = 1
         ctx.tables.grad(ctx.number).index_add_(0, ctx.rows, grad)
         return None, None, None, None, _nothing()

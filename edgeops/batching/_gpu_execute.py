@@ -33,6 +33,7 @@ from edgeops.batching._gpu_plan import (
     Key,
     Plan,
     Scatter,
+    has_kernels,
     instructions,
     operand_columns,
     power_of_2,
@@ -66,11 +67,11 @@ def _compiles(device: torch.device) -> bool:
 
 
 def serves(device: torch.device, programs: Sequence[Program | None]) -> bool:
-    """Whether the kernels here run these programs: on a GPU, with triton, in dtypes that it has."""
+    """Whether the kernels here run these programs: on a GPU, with triton, in dtypes and with steps that it has."""
     if panels(device) or not _compiles(device):
         return False
     for p in programs:
-        if p is not None and p.dtype not in TRITON_DTYPES:
+        if p is not None and (p.dtype not in TRITON_DTYPES or not has_kernels(p)):
             return False
         if p is not None and p.module is not None:
             tensors = [x for x in p.module._parameters.values() if x is not None]
@@ -84,12 +85,12 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def plan_of(program: Program, section: int, record: Sequence[int], copies: bool) -> Plan:
-    """The plan of a section, compiled once."""
+def plan_of(program: Program, section: int, record: Sequence[int], copies: bool, adds: bool = False) -> Plan:
+    """The plan of a section, compiled once; `adds` at the end to gradients that another flush has left."""
     plans = _PLANS.setdefault(program, {})
-    key = section, copies
+    key = section, copies, adds
     if key not in plans:
-        plans[key] = Plan(program, section, record, copies)
+        plans[key] = Plan(program, section, record, copies, adds)
     return plans[key]
 
 
@@ -132,9 +133,9 @@ class GpuRunner(Runner):
         return _EMPTY
 
     def _run(self, *what: Any) -> None:
-        section = what[0]
+        section, begin, end = what[:3]
         if section in (PREPARE_FORWARD, PREPARE_BACKWARD):
-            self._prepare(section)
+            self._prepare(section, range(begin, end))
         else:
             assert section == FINISH
             self._finish_types()
@@ -148,11 +149,12 @@ class GpuRunner(Runner):
                 at += len(program.needs)
         return found
 
-    def _prepare(self, section: int) -> None:
-        """Weights side by side and sums of biases, as products take them."""
+    def _prepare(self, section: int, kinds: range) -> None:
+        """Weights side by side and sums of biases of some types, as products take them."""
         for kind, at in self._locals().items():
             program = self._programs[kind]
-            assert program is not None
+            if program is None or kind not in kinds:
+                continue
             for step, a in instructions(program.code[section]):
                 to = self._tensors[at + a[0]]
                 given = self._tensors
@@ -358,6 +360,9 @@ class GpuRunner(Runner):
 
     def prepare_backward(self) -> None:
         super().prepare_backward()
+        for kind, each in self._types.items():
+            record, adds = each.records[0].tolist(), self._adds[kind]
+            each.plans[FINISH] = plan_of(each.program, FINISH, record, self._flush.copies, adds)
         self._launcher = Launcher(self._device, self._flush.graphs, self._flush.alone)
         count = len(self._kinds)
         self._sent = Upload(self._device)  # kept: kernels read it

@@ -22,6 +22,9 @@ from edgeops.batching.cell import TENSOR
 PLACE, SEGMENTS, LINEAR, WGRAD = 3, 8, 18, 13  # fields, as in triton_kernels/batching
 _RECORD, _OPERAND = 6, 8  # integers before the operands, and of an operand, in csrc/runtime/batching/record.h
 _MOST_CLASSES = 1024  # columns of a tile of scores
+_CELLS = {
+    f"{cell}_{way}" for cell in ("lstm", "treelstm", "leaf", "gru", "reset", "treegru") for way in ("fwd", "bwd")
+}  # in triton_kernels/batching/cells.py
 _FREQUENT = 128  # columns of a tile of an embedding's gradient
 
 Array = np.ndarray[Any, Any]
@@ -65,6 +68,15 @@ class Spec(NamedTuple):
     loose: bool  # read or written number by number: its alignment does not matter
 
 
+def has_kernels(program: Program) -> bool:
+    """Whether there is a kernel for every step: decisions and plain nonlinearities have none yet."""
+    return all(
+        step not in (Step.DECIDE, Step.DECIDE_GRAD) and (step is not Step.CELL or CELLS[a[0]] in _CELLS)
+        for section in (FORWARD, BACKWARD, FINISH)
+        for step, a in instructions(program.code[section])
+    )
+
+
 class Plan:
     """Launches of a section of a program.
 
@@ -78,7 +90,7 @@ class Plan:
         scratch: widths of buffers for copies of operands.
     """
 
-    def __init__(self, program: Program, section: int, record: Sequence[int], copies: bool) -> None:
+    def __init__(self, program: Program, section: int, record: Sequence[int], copies: bool, adds: bool = False) -> None:
         self.program = program
         self.section = section
         self.slots, self.outs = record[4:6]
@@ -102,7 +114,7 @@ class Plan:
         self._kind = program.dtype
         self._specs: list[Spec] = []
         self._key: dict[Key, int] = {}
-        for step, a in instructions(program.code[section]):
+        for step, a in instructions(program.adding if adds else program.code[section]):
             self._step(step, a)
         if section == BACKWARD:
             self._clear([Program.d_result(i) for i in range(self.outs)], self.launches)

@@ -7,6 +7,7 @@ them. csrc/batching/program.h says how both are coded; `_reference_batches.py` r
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +32,22 @@ CELLS = (
     "reset_bwd",
     "treegru_fwd",
     "treegru_bwd",
+    "tanh_fwd",
+    "tanh_bwd",
+    "sigmoid_fwd",
+    "sigmoid_bwd",
+    "relu_fwd",
+    "relu_bwd",
 )  # in the order of csrc/batching/cells.h
 HEAD, SECTIONS = 3, 5
 TYPE_HEAD = 1 + SECTIONS
 FORWARD, BACKWARD, FINISH, PREPARE_FORWARD, PREPARE_BACKWARD = range(SECTIONS)
 _serials = itertools.count()
-_FORWARD, _BACKWARD = ("pack", "bias", "kept", "room"), ("turned", "d_kept", "room", "whole room")
-_MOST_IDLE = 2
+_FORWARD, _BACKWARD = ("kept", "room"), ("d_kept", "room", "whole room")
+_PACKED = ("pack", "bias"), ("turned",)  # forward, backward
+_MOST_IDLE = 2  # buffers that are kept at least
+_IDLE_BYTES = 2**22  # and as many more as fit
+_FEWEST_ROWS = 32  # of buffers: those of small flushes fit one another
 PANELS = {"cpu"}  # kinds of devices whose kernels take weights in panels
 
 
@@ -62,6 +72,8 @@ class Step(IntEnum):
     CROSS_ENTROPY = 10
     CROSS_ENTROPY_GRAD = 11
     LINEAR_ON = 12
+    DECIDE = 13
+    DECIDE_GRAD = 14
 
 
 class Where(IntEnum):
@@ -122,7 +134,41 @@ class Buffers:
     tensors: list[Tensor | None]
     kept: int  # rows of buffers that keep one a call
     largest: int  # rows of buffers for one batch
-    stamp: Any = None  # of the parameters whose packed form stands here
+    bytes: int  # of all of them
+
+
+class Slots(NamedTuple):
+    """Which tensors of a program are what, by number of the need; of buffers and packed weights by direction."""
+
+    parameters: list[tuple[int, str]]
+    grads: list[tuple[int, str]]
+    buffers: tuple[list[int], list[int]]
+    packed: tuple[list[int], list[int]]
+
+
+class Packed:
+    """Weights of a program as products of one direction take them. With its last user it goes back to the program.
+
+    The flushes of a session share it.
+
+    Attributes:
+        tensors: by number of the need; `None` for others.
+        stamp: of the parameters whose packed form stands here, for other sessions (`Program.stamp`).
+        version: of the same for this session (`Program.version`).
+    """
+
+    def __init__(self, program: Program, backward: bool) -> None:
+        self._home = program.idle_packed[backward]
+        self.stamp: Any = None
+        self.version: Any = None
+        if self._home:
+            self.stamp, self.tensors = self._home.pop()
+        else:
+            self.tensors = program.new_packed(backward)
+
+    def __del__(self) -> None:
+        if len(self._home) < _MOST_IDLE:
+            self._home.append((self.stamp, self.tensors))
 
 
 class Program:
@@ -142,6 +188,8 @@ class Program:
         self._known: dict[Any, int] = {}
         self._packed: list[str] = []  # parameters that forward packs
         self._idle: tuple[list[Buffers], list[Buffers]] = ([], [])  # forward, backward
+        self._idle_bytes = 0
+        self.idle_packed: tuple[list[Any], list[Any]] = ([], [])  # the same for stamps and tensors of `Packed`
 
     def _need(self, key: Any, need: Need) -> int:
         """The number of a tensor; what has a key is there once."""
@@ -160,15 +208,52 @@ class Program:
 
     def buffers(self, kept: int, largest: int, backward: bool) -> Buffers:
         """Buffers for so many kept rows and so many rows in a batch: used ones where they fit. See `release`."""
-        roles = _BACKWARD if backward else _FORWARD
         idle = self._idle[backward]
-        while idle:
-            found = idle.pop()
+        for at in range(len(idle) - 1, -1, -1):
+            found = idle[at]
             if kept <= found.kept <= 4 * kept + 64 and largest <= found.largest <= 4 * largest + 64:
-                return found
-        kept, largest = kept + kept // 4, largest + largest // 4
+                self._idle_bytes -= found.bytes
+                return idle.pop(at)
+        kept, largest = max(kept + kept // 4, _FEWEST_ROWS), max(largest + largest // 4, _FEWEST_ROWS)
+        roles = _BACKWARD if backward else _FORWARD
         tensors = [self._buffer(need, kept, largest) if need.role in roles else None for need in self.needs]
-        return Buffers(tensors, kept, largest)
+        return Buffers(tensors, kept, largest, sum(x.nbytes for x in tensors if x is not None))
+
+    @functools.cached_property
+    def slots(self) -> Slots:
+        """Of the program as it was written."""
+
+        def of(roles: Sequence[str]) -> list[int]:
+            return [number for number, need in enumerate(self.needs) if need.role in roles]
+
+        return Slots(
+            [(number, self.needs[number].parameter) for number in of(["parameter"])],
+            [(number, self.needs[number].parameter) for number in of(["grad"])],
+            (of(_FORWARD), of(_BACKWARD)),
+            (of(_PACKED[0]), of(_PACKED[1])),
+        )
+
+    @functools.cached_property
+    def adding(self) -> list[int]:
+        """`code[FINISH]`, but products add to gradients that are there."""
+        code = list(self.code[FINISH])
+        at = 0
+        while at < len(code):
+            if code[at + 1] == Step.WEIGHT_GRAD:
+                code[at + 9] = 0  # behind a place of five numbers and two tensors
+            at += code[at]
+        return code
+
+    def new_packed(self, backward: bool) -> list[Tensor | None]:
+        """Memory for packed weights, by number of the need."""
+        return [self._buffer(need, 0, 0) if need.role in _PACKED[backward] else None for need in self.needs]
+
+    def version(self) -> Any:
+        """What the parameters are now, as PyTorch counts changes (not those through `.data`); `None` if it does not."""
+        try:
+            return [(p.data_ptr(), p._version) for p in self.module._parameters.values() if p is not None]
+        except RuntimeError:  # inference tensors do not count
+            return None
 
     def stamp(self) -> Any:
         """What the packed parameters are now: equal for as long as they have not changed, `None` where that is unknown.
@@ -187,9 +272,11 @@ class Program:
 
     def release(self, buffers: Buffers, backward: bool) -> None:
         """Nobody uses these buffers any more."""
-        idle = self._idle[backward]
-        if len(idle) < _MOST_IDLE:
-            idle.append(buffers)
+        idle, size = self._idle[backward], buffers.bytes
+        while len(idle) >= _MOST_IDLE and self._idle_bytes + size > _IDLE_BYTES:
+            self._idle_bytes -= idle.pop(0).bytes
+        idle.append(buffers)
+        self._idle_bytes += size
 
     def _buffer(self, need: Need, kept: int, largest: int) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)
@@ -331,6 +418,12 @@ class Program:
         """Result `which`: the cross entropy of scores with the classes an integer operand names, with its backward."""
         self._write(0, Step.CROSS_ENTROPY, scores, self.result(which), slot)
         self._write(1, Step.CROSS_ENTROPY_GRAD, dscores, scores, self.d_result(which), slot)
+
+    def decide(self, slot: int, width: int, which: int) -> None:
+        """Result `which`: -log of the probability of what the integers behind operand `slot`, its scores, decided."""
+        scores = self.operand(slot, width)
+        self._write(0, Step.DECIDE, scores, self.result(which), slot + 1)
+        self._write(1, Step.DECIDE_GRAD, self.d_operand(slot), scores, self.d_result(which), slot + 1)
 
     def add(self, to: Place, place: Place, section: int = 1) -> None:
         """`to += place`, nothing where `to` is not wanted."""

@@ -30,6 +30,12 @@ _CELLS: dict[str, Callable[..., None]] = {
     "reset_bwd": twin.treegru_reset_bwd_reference,
     "treegru_fwd": twin.treegru_cell_fwd_reference,
     "treegru_bwd": twin.treegru_cell_bwd_reference,
+    "tanh_fwd": lambda x: x.tanh_(),
+    "tanh_bwd": lambda y, dy, dx: dx.copy_(dy * (1 - y * y)),
+    "sigmoid_fwd": lambda x: x.sigmoid_(),
+    "sigmoid_bwd": lambda y, dy, dx: dx.copy_(dy * y * (1 - y)),
+    "relu_fwd": lambda x: x.relu_(),
+    "relu_bwd": lambda y, dy, dx: dx.copy_(dy.where(~(y <= 0), 0)),
 }
 # Which arguments ops take as one matrix [2m, h] where programs have two places, and which come with a row list.
 _HALVES = {"reset_fwd": (3,), "reset_bwd": (3,), "treegru_fwd": (0,), "treegru_bwd": (0, 5)}
@@ -142,9 +148,9 @@ class _Interpreter:
             yield Step(step), self.code[at + 2 : at + length]
             at += length
 
-    def prepare(self, section: int) -> None:
-        """Weights and biases of all types as the products take them."""
-        for kind in range(self.code[0]):
+    def prepare(self, section: int, kinds: range) -> None:
+        """Weights and biases of types as the products take them."""
+        for kind in kinds:
             local = self.code[HEAD + TYPE_HEAD * kind]
             for step, a in self.steps(kind, section):
                 to = self.tensors[local + a[0]]
@@ -189,6 +195,8 @@ class _Interpreter:
             self.want(a[:5]).table.copy_(self.want(a[5:10]).read())
         elif step in (Step.CROSS_ENTROPY, Step.CROSS_ENTROPY_GRAD):
             self.cross_entropy([self.want(a[i : i + 5]).table for i in range(0, len(a) - 1, 5)], a[-1])
+        elif step in (Step.DECIDE, Step.DECIDE_GRAD):
+            self.decide([self.place(a[i : i + 5]) for i in range(0, len(a) - 1, 5)], a[-1])
         elif step in (Step.SUM, Step.SPREAD):
             (given,) = self.operand(a[6] if step == Step.SUM else a[1])
             starts = self.starts[given[5] : given[5] + self.m + 1].to(self.device)
@@ -229,6 +237,21 @@ class _Interpreter:
         of_classes = wide.log_softmax(1)
         loss.copy_(-of_classes.gather(1, labels[:, None]))
         scores.copy_(of_classes.exp())
+
+    def decide(self, places: list[_Rows | None], slot: int) -> None:
+        """Scores and losses; or where gradients of scores are added, scores and gradients of losses."""
+        if places[0] is None:
+            return
+        *into, scores, loss = [place for place in places if place is not None]
+        x = scores.read()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        advice = "Give 1 for what was decided, 0 for what was not."
+        taken = torch.stack([self.integers(slot + k, 2, "decisions", advice) for k in range(x.shape[1])], 1).to(wide)
+        if into:
+            self.add(into[0], (wide.sigmoid() - taken) * loss.read().to(wide.dtype))
+        else:
+            each = torch.nn.functional.binary_cross_entropy_with_logits(wide, taken, reduction="none")
+            loss.table.copy_(each.sum(1, keepdim=True))
 
     def linear(self, *given: Any) -> None:
         on_gpu = self.device.type != "cpu"
@@ -295,7 +318,7 @@ def batches_run_reference(
     end: int,
     first_batch: int,
 ) -> None:
-    """Run the batches [begin, end): 0 forward, 1 backward, 2 parameters' gradients; or prepare weights (3, 4)."""
+    """Run the batches [begin, end): 0 forward, 1 backward, 2 parameters' gradients; or prepare types (3, 4)."""
     arrays = (code, classes, records, offsets, rows, numbers, starts, makers)
     run = _Interpreter(arrays, reached, tensors, first_batch)
     if section == 0:
@@ -315,7 +338,7 @@ def batches_run_reference(
             run.run(1)
             run.clear(False)
     elif section in (3, 4):
-        run.prepare(section)
+        run.prepare(section, range(begin, end))
     else:
         of_kind: dict[int, list[list[int]]] = {}
         for b in range(begin, end):

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +21,12 @@ from edgeops.batching._program import (
     SECTIONS,
     TYPE_HEAD,
     Buffers,
+    Packed,
     Program,
 )
 
 _EMPTY = torch.empty(0, device="cpu")
-_MOST_CODES = 64
+_MOST_CODES = 256
 _NO_MARKS = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
@@ -47,36 +47,48 @@ class Runner:
         self._training = training
         nothing: list[Buffers | None] = [None] * len(programs)
         self._buffers = [nothing, list(nothing)]  # by direction and type
+        self._packed: list[list[Packed | None]] = [[None] * len(programs) for _ in range(2)]
+        self._own: list[list[Tensor]] = [[] for _ in programs]  # by type: the tensors of the program
+        self._first: list[bool | None] = flush.first
+        # by type: whether gradients of parameters are added to those of later flushes
+        self._adds = [False] * len(programs)
         self._classes, tables = self._tables(False)
         self._tensors = [*tables, *self._make(False)]
         self._code = self._code_of(len(tables))
         self.packed_bytes = 0  # of weights that had to be packed
-        self._pack()
+        self._pack(False)
 
     def _tables(self, grads: bool) -> tuple[Tensor, list[Tensor]]:
         """The table of classes, and the tensors it names. See `classes` in csrc/batching/program.h."""
-        flush = self._flush
+        tables, outside = self._flush.tables, self._flush.outside_tables
+        key, moves = (self._device, grads), tables.moves
+        found = tables.views.get(key)
+        if found is not None and found[0] == moves and not outside:
+            return found[1], found[2]
         tensors: list[Tensor] = []
-        tables = flush.tables
         known: dict[int, list[int]] = {}
-        sources = [tables.values, {}, flush.outside_tables, {}]
+        sources = [tables.values, {}, outside, {}]
         if grads:
             sources[1] = {c: tables.grad(c) for c, t in tables.values.items() if t.is_floating_point()}
-            sources[3] = flush.outside_grad_tables
+            sources[3] = self._flush.outside_grad_tables
         for which, source in enumerate(sources):
             for number, table in source.items():
                 if table.device == self._device:
                     known.setdefault(number, [-1] * 4)[which] = len(tensors)
                     tensors.append(matrix(table))
-        flat = np.full(4 * (max(known, default=-1) + 1), -1, np.int64)
+        flat = [-1] * (4 * (max(known, default=-1) + 1))
         for number, indices in known.items():
             flat[4 * number : 4 * number + 4] = indices
-        return torch.from_numpy(flat), tensors
+        classes = torch.tensor(flat, dtype=torch.int64, device="cpu")
+        if not outside:
+            tables.views[key] = moves, classes, tensors
+        return classes, tensors
 
     def _code_of(self, first: int) -> Tensor:
         """The programs as `code` of csrc/batching/program.h; their tensors begin at `first`."""
         known = next(p.codes for p in self._programs if p is not None)
-        key = (first, self._training, self._flush.copies, *(-1 if p is None else p.serial for p in self._programs))
+        serials = (-1 if p is None else p.serial for p in self._programs)
+        key = (first, self._training, self._flush.copies, *self._adds, *serials)
         found = known.get(key)
         if found is None:
             if len(known) >= _MOST_CODES:
@@ -89,65 +101,86 @@ class Runner:
         head = [len(self._programs), int(self._training), int(self._flush.copies)]
         body: list[int] = []
         at = HEAD + TYPE_HEAD * len(self._programs)
-        for program in self._programs:
+        for program, adds in zip(self._programs, self._adds, strict=True):
             if program is None:
                 head.extend([0] + [-1] * SECTIONS)
                 continue
             head.append(first)
             first += len(program.needs)
-            for section in program.code:
+            for number, section in enumerate(program.code):
+                section = program.adding if adds and number == FINISH else section
                 head.append(at + len(body))
                 body.append(len(section))
                 body.extend(section)
         return torch.tensor(head + body, dtype=torch.int64, device="cpu")
 
     def _make(self, backward: bool) -> list[Tensor]:
-        """The tensors of all programs; those of the other direction are left empty."""
+        """The tensors of all programs; those of the other direction are left empty or as they were."""
         made: list[Tensor] = []
-        total, largest = self._flush.placed["total"], self._flush.placed["largest"]
+        placed, tables = self._flush.placed, self._flush.tables
+        total, largest = placed["total"], placed["largest"]
         for kind, program in enumerate(self._programs):
             if program is None:
                 continue
             kept = total[kind] if self._training else largest[kind]
             buffers = self._buffers[backward][kind] = program.buffers(kept, largest[kind], backward)
-            before = self._buffers[False][kind]
-            assert before is not None
-            parameters = program.module._parameters if program.module is not None else {}
-            for number, need in enumerate(program.needs):
-                role = need.role
-                tensor = buffers.tensors[number]
-                if role == "parameter":
-                    tensor = parameters[need.parameter]
-                elif role == "grad" and backward:
-                    like = parameters[need.parameter]
+            packed = self._packed[backward][kind] = tables.packed_of(program, backward)
+            slots, tensors = program.slots, self._own[kind]
+            if not backward:
+                tensors = self._own[kind] = [_EMPTY] * len(program.needs)
+                for number, name in slots.parameters:
+                    tensors[number] = program.module._parameters[name]
+            for numbers, source in ((slots.buffers, buffers.tensors), (slots.packed, packed.tensors)):
+                for number in numbers[backward]:
+                    tensors[number] = cast("Tensor", source[number])
+            if backward:
+                parameters = {name: tensors[number] for number, name in slots.parameters}
+                sums = tables.sums.get(program.serial) if self._first[kind] is not None else None
+                self._adds[kind] = sums is not None
+                for number, name in slots.grads:
+                    if sums is not None:
+                        tensors[number] = sums[number]
+                        continue
+                    like = parameters[name]
                     wide = torch.promote_types(like.dtype, torch.float32)
                     # those of products are written first, those of embeddings added to
                     new = torch.empty if number in program.written else torch.zeros
-                    tensor = new(like.shape, dtype=wide, device=like.device)
-                elif tensor is None and backward:
-                    tensor = before.tensors[number]
-                made.append(_EMPTY if tensor is None else tensor)
+                    tensors[number] = new(like.shape, dtype=wide, device=like.device)
+            made.extend(tensors)
         return made
 
-    def _pack(self) -> None:
-        """Pack the weights, unless they are what stands packed already."""
-        ours = [
-            (program, buffers)
-            for program, buffers in zip(self._programs, self._buffers[False], strict=True)
-            if program is not None and buffers is not None
-        ]
-        # a step of training changes all weights
-        stamps = [None if self._training else program.stamp() for program, _ in ours]
-        if all(stamp is not None and stamp == b.stamp for stamp, (_, b) in zip(stamps, ours, strict=True)):
-            return
-        for _, buffers in ours:
-            buffers.stamp = None
-        self._run(PREPARE_FORWARD, 0, 0)
-        for stamp, (program, buffers) in zip(stamps, ours, strict=True):
-            buffers.stamp = stamp
-            for need, tensor in zip(program.needs, buffers.tensors, strict=True):
-                if need.role in ("pack", "bias") and tensor is not None:
-                    self.packed_bytes += tensor.nbytes
+    def _pack(self, backward: bool) -> None:
+        """Pack the weights of this direction, those that do not stand packed already."""
+        section = PREPARE_BACKWARD if backward else PREPARE_FORWARD
+        stale: list[int] = []
+        for kind, program in enumerate(self._programs):
+            packed = self._packed[backward][kind]
+            if program is None or packed is None or not program.code[section]:
+                continue
+            # a step of training changes all weights, but not between the flushes of its session
+            version = program.version() if self._training else None
+            stamp = None if self._training else program.stamp()
+            if self._training:
+                fresh = packed.version is not None and packed.version == version
+            else:
+                fresh = stamp is not None and stamp == packed.stamp
+            if not fresh:
+                packed.version, packed.stamp = version, stamp
+                stale.append(kind)
+                if not backward:
+                    self.packed_bytes += sum(t.nbytes for t in packed.tensors if t is not None)
+        runs = [(kind, kind + 1) for kind in stale]
+        if len(stale) == sum(p is not None and bool(p.code[section]) for p in self._programs):
+            runs = [(0, len(self._programs))] if stale else []
+        try:
+            for begin, end in runs:
+                self._run(section, begin, end)
+        except BaseException:
+            for kind in stale:
+                packed = self._packed[backward][kind]
+                assert packed is not None
+                packed.version = packed.stamp = None
+            raise
 
     def release(self) -> None:
         """Give the buffers back."""
@@ -186,7 +219,7 @@ class Runner:
         self._classes, tables = self._tables(True)
         self._tensors = [*tables, *self._make(True)]
         self._code = self._code_of(len(tables))
-        self._run(PREPARE_BACKWARD, 0, 0)
+        self._pack(True)
 
     def backward(self, begin: int, end: int) -> None:
         """Run batches [begin, end) backwards, those that a gradient has reached."""
@@ -195,17 +228,20 @@ class Runner:
     def finish(self, ran: Sequence[bool]) -> None:
         """Gradients of the parameters, over all calls of each type at once, for types of which a batch `ran`."""
         self._run(FINISH, 0, len(self._flush.placed["type"]))
-        at = len(self._tensors) - sum(len(p.needs) for p in self._programs if p is not None)
+        tables = self._flush.tables
         for kind, program in enumerate(self._programs):
-            if program is None:
+            if program is None or not program.grads:
                 continue
-            module = program.module
-            for number, names in program.grads.items():
-                if ran[kind]:
-                    for i, name in enumerate(names):
-                        p, grad = getattr(module, name), self._tensors[at + number]
-                        self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
-            at += len(program.needs)
+            own, first = self._own[kind], self._first[kind]
+            sums = {number: own[number] for number in program.grads} if ran[kind] else None
+            if first is not None:
+                if sums is not None:
+                    tables.sums[program.serial] = sums
+                sums = tables.sums.pop(program.serial, None) if first else None
+            for number in program.grads:
+                own[number] = _EMPTY
+            if sums is not None:
+                self._give(program, own, sums)
         self._tensors = []  # buffers of forward stay for another backward; gradients are given away
         for kind, program in enumerate(self._programs):
             buffers = self._buffers[True][kind]
@@ -213,10 +249,16 @@ class Runner:
                 program.release(buffers, True)
                 self._buffers[True][kind] = None
 
+    def _give(self, program: Program, own: Sequence[Tensor], grads: dict[int, Tensor]) -> None:
+        """Hand gradients of parameters over, those of the forward: the module may have others by now."""
+        parameters = {name: own[number] for number, name in program.slots.parameters}
+        for number, names in program.grads.items():
+            for i, name in enumerate(names):
+                p, grad = parameters[name], grads[number]
+                self._flush.add_captured(p, grad.to(p.dtype) if i == 0 else grad.to(p.dtype, copy=True))
 
-def types_that_ran(reached: np.ndarray[Any, Any], kinds: np.ndarray[Any, Any], types: int) -> list[bool]:
+
+def types_that_ran(reached: Iterable[int], kinds: Iterable[int], types: int) -> list[bool]:
     """By type: whether a batch of it is marked as run backwards."""
-    ran = np.zeros(types, np.bool_)
-    ran[kinds[reached == 2]] = True
-    found: list[bool] = ran.tolist()
-    return found
+    ran = {kind for kind, mark in zip(kinds, reached) if mark == 2}
+    return [kind in ran for kind in range(types)]

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgeops.batching._classes import value_class
+from edgeops.batching._program import Packed, Program
 
 
 class Tables:
@@ -18,8 +20,15 @@ class Tables:
     def __init__(self) -> None:
         self.values: dict[int, Tensor] = {}
         self.grads: dict[int, Tensor] = {}
+        self.packed: dict[tuple[int, bool], Packed] = {}  # weights by program and direction, for all flushes
+        # gradients of parameters, summed over the flushes of one backward: by program and number of the need
+        self.sums: dict[int, dict[int, Tensor]] = {}
+        self._backward = -1  # the one that sums, gradients and marks belong to
+        self._firsts: dict[int, list[tuple[int, bool]]] = {}  # by program: the parameters as its first flush had them
         self.used: list[int] = []
         self.batches = 0  # of all flushes
+        self.views: dict[Any, tuple[int, Tensor, list[Tensor]]] = {}  # of runners: what they named, until the next move
+        self.moves = 0  # how often a table was made or made larger
         # by batch: 1 when a gradient has come to one of its rows, 2 when its backward has run
         self.reached = np.zeros(0, np.uint8)
 
@@ -30,6 +39,7 @@ class Tables:
             if rows == before:
                 continue
             table = self.values.get(number)
+            self.moves += table is None or table.shape[0] < rows
             if table is None:
                 self.values[number] = value_class(number).empty(rows)
             elif table.shape[0] < rows:
@@ -47,6 +57,38 @@ class Tables:
             larger[: len(self.reached)] = self.reached
             self.reached = larger
         return begin
+
+    def packed_of(self, program: Program, backward: bool) -> Packed:
+        """Where a program's packed weights stand in this session."""
+        key = program.serial, backward
+        found = self.packed.get(key)
+        if found is None:
+            found = self.packed[key] = Packed(program, backward)
+        return found
+
+    def first(self, program: Program) -> bool | None:
+        """Whether this flush, which is differentiated, is a program's first one; `None` where parameters differ since.
+
+        Its backward is the last one and gives the sum of the gradients away: tokens tie every flush to the one before.
+        """
+        seen = [(id(p), p.requires_grad) for p in program.module._parameters.values() if p is not None]
+        known = self._firsts.get(program.serial)
+        if known is None:
+            self._firsts[program.serial] = seen
+            return True
+        return False if seen == known else None
+
+    def in_backward(self) -> None:
+        """Forget what another backward has left: one that was asked for few gradients stops before the first flush."""
+        now = torch._C._current_graph_task_id()
+        if now == self._backward:
+            return
+        self._backward = now
+        self.sums.clear()
+        if self.reached.any():
+            self.reached[:] = 0
+            for table in self.grads.values():
+                table.zero_()
 
     def grad(self, number: int) -> Tensor:
         """The gradient table of a class, zeros at first."""

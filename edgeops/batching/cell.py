@@ -135,7 +135,7 @@ class Body:
                 batch.add_grad(slot, g)
         for p, g in zip(params, found[len(places) :], strict=True):
             if g is not None:
-                batch.flush.add_captured(p, g.clone())
+                batch.flush.add_captured(p, g, given=False)
 
     def parts(self) -> tuple[int, Any, Any] | None:
         """Of a recurrence: an operand, a cell of that operand alone, and a cell that takes its result in its place.

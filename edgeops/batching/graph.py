@@ -105,7 +105,7 @@ class Graph:
         self.keys = keys
         self.types, self.arg_start, self.args = native.type, native.arg_start, native.args
         self.phases, self.depths = native.phase, native.depth
-        self.lone = tuple(np.flatnonzero(native.lone).tolist())
+        self.lone = tuple(kind for kind, alone in enumerate(native.lone.tolist()) if alone)
 
     @classmethod
     def of(cls, nodes: Iterable[tuple[Hashable, Sequence[int]]], *, lone: Iterable[Hashable] = ()) -> Graph:

@@ -54,6 +54,8 @@ class Phase:
 class Place:
     """Where a program that waits stands: its phase, and what those around it were left with."""
 
+    __slots__ = ("outer", "phase")
+
     def __init__(self, phase: int) -> None:
         self.phase = phase
         self.outer: list[int] = []
@@ -68,7 +70,8 @@ class Marks:
         if depth not in DEPTHS:
             rule = f"depth must be one of {', '.join(DEPTHS)}"
             raise ValueError(message("batching.session", rule, describe(depth), "Pick one of them."))
-        self._recording.keep_depths(depth == "program", hoist)
+        self._by_program = depth == "program"
+        self._recording.keep_depths(self._by_program, hoist)
         self._phases: dict[str, int] | None = {} if phases else None
         self._forks = forks
         self._ghosts = ghosts
@@ -78,15 +81,19 @@ class Marks:
     def _resume(self, program: Any, sent: Any, place: Place) -> Any:
         """Run a program from where it waits to where it waits again; returns what for."""
         recording = self._recording
-        around = self._outer, recording.phase
-        self._outer, recording.phase = place.outer, place.phase
+        outer, phase = self._outer, recording.phase
+        self._outer = place.outer
+        if place.phase != phase:
+            recording.phase = place.phase
         try:
             wanted = program.send(sent)
             while isinstance(wanted, Phase) and wanted._marks is None:
                 wanted = program.send(None)
         finally:
             place.phase = recording.phase
-            self._outer, recording.phase = around
+            if place.phase != phase:
+                recording.phase = phase
+            self._outer = outer
         if isinstance(wanted, Phase) and wanted._marks is not self:
             rule, advice = "a program must wait at phases of its own session", "Use batching.phase(name) inside of it."
             raise ValueError(message("batching.session", rule, f"{wanted!r} of another", advice))
@@ -152,7 +159,7 @@ class Marks:
         2
         """
         recording = self._recording
-        if self._open and not self._forks:
+        if not self._by_program or (self._open and not self._forks):
             yield from items
             return
         flushed, start, deepest = recording.flushed, recording.step, 0

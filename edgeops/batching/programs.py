@@ -107,12 +107,17 @@ def _taken(ready: deque[_Program]) -> Iterator[_Program]:
         yield ready.popleft()
 
 
+def _same(programs: Iterator[_Program]) -> Iterator[_Program]:
+    return programs
+
+
 def drive(programs: Iterable[Any], answer: Callable[[list[Any]], list[Any]], marks: Marks | None = None) -> list[Any]:
     """Run programs to their ends; `answer` gives the tensors for all values that are asked for in a round.
 
     `marks` is the session, which keeps depths and phases. An error in a program ends all of them.
     """
     root = _Program(None, None, 0, 0 if marks is None else marks._recording.phase)
+    branches = _same if marks is None or not marks._by_program else marks.each
     bodies = list(programs)
     begun: dict[int, Any] = {id(body): body for body in bodies}
     asking: list[tuple[_Program, Any]] = []
@@ -120,7 +125,7 @@ def drive(programs: Iterable[Any], answer: Callable[[list[Any]], list[Any]], mar
     try:
         ready = deque(root.fork(bodies))
         while ready:
-            for program in _taken(ready) if marks is None else marks.each(_taken(ready)):
+            for program in branches(_taken(ready)):
                 try:
                     asked = _resume(program, marks)
                 except StopIteration as stop:

@@ -27,7 +27,8 @@ from edgeops.batching.schedule import SCHEDULERS, FSMPolicy, Graph, schedule
 
 _WHO = "batching.session"
 _KINDS = {VALUE: "", LIST: "list of ", TENSOR: "outside "}
-_SIGNATURES: dict[int, str] = {}  # by variant, which are numbered for as long as the process lives
+_OPERANDS: dict[int, list[tuple[int, int]]] = {}  # by variant, which are numbered for as long as the process lives
+_SIGNATURES: dict[int, str] = {}  # the same as text
 
 
 class Session(Marks):
@@ -118,7 +119,7 @@ class Session(Marks):
         scheduled = time.perf_counter()
         self._tables.reserve(placed["used"])
         ordered = [bodies[v] for v in placed["variants"]]
-        programs = [bodies[v].program(v, recording.signature(v)) for v in placed["variants"]]
+        programs = [bodies[v].program(v, self._signature(v)) for v in placed["variants"]]
         flush = Flush(
             self._tables,
             placed,
@@ -146,13 +147,20 @@ class Session(Marks):
             self.report.record_s += begin - self._recording_since
             self._recording_since = time.perf_counter()
 
+    def _signature(self, variant: int) -> list[tuple[int, int]]:
+        """Kind and class of every operand."""
+        found = _OPERANDS.get(variant)
+        if found is None:
+            found = _OPERANDS[variant] = self._recording.signature(variant)
+        return found
+
     def _keys(self, variants: Sequence[int], bodies: dict[int, Any]) -> tuple[bytes, ...]:
         """What kinds of calls are, whatever their numbers: learned policies of other processes know them by it."""
         for v in variants:
             if v not in self._names:
                 name = _SIGNATURES.get(v)
                 if name is None:
-                    name = _SIGNATURES[v] = f"{bodies[v].name}({_told(self._recording.signature(v))})"
+                    name = _SIGNATURES[v] = f"{bodies[v].name}({_told(self._signature(v))})"
                 self._names[v] = f"{name} {sum(x.startswith(name) for x in self._names.values())}"
         return tuple(self._names[v].encode() for v in variants)
 

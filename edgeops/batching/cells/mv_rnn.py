@@ -67,6 +67,7 @@ class MVRNN(nn.Module):
         """`inner` on rows, matrices `[m, H, H]` and vectors `[m, H]`: plain PyTorch."""
         changed = [torch.bmm(v[:, None], other)[:, 0] for v, other in ((v1, m2), (v2, m1))]
         v = torch.tanh(F.linear(torch.cat(changed, 1), self.weight, self.bias))
-        # W_M times all columns of all nodes: one product, its result turned back
-        columns = torch.cat([m1, m2], 1).transpose(1, 2)
-        return F.linear(columns, self.matrix_weight).transpose(1, 2) + self.matrix_bias, v
+        # a product a node and side: nothing is put together or turned
+        (m, h), weight = v1.shape, self.matrix_weight
+        left, right = (part.expand(m, -1, -1) for part in (weight[:, :h], weight[:, h:]))
+        return torch.baddbmm(torch.baddbmm(self.matrix_bias, left, m1), right, m2), v

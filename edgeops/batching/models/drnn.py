@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from edgeops.batching.cell import cell
-from edgeops.batching.cells import GRU, Embedding
-from edgeops.batching.models.model import Model, of_decision
+from edgeops.batching.cells import GRU, DecisionLoss, Dense, Embedding
+from edgeops.batching.models.model import Model
 from edgeops.batching.programs import gather, wait
 
 
@@ -33,8 +32,9 @@ class DRNN(Model):
         super().__init__()
         self.words, self.start = Embedding(words, width), Embedding(1, width)
         self.down, self.along = GRU(width, width), GRU(width, width)
-        self.node = cell(_Node(width))
-        self.loss = cell(_of_both)
+        self.state, self.scores = Dense(2 * width, width, "tanh"), Dense(width, 2)  # `tanh(A a + F f)`; child, sibling
+        nn.init.ones_(self.scores.bias)  # trees of some size before training
+        self.loss = DecisionLoss()
         self.deepest = deepest
 
     async def program(self, instance: tuple[int, int]) -> list[Any]:
@@ -50,8 +50,9 @@ class DRNN(Model):
             return []
         place = f"{parent}.{rank}"
         draws = random.Random(place)
-        state, scores = self.node(above, beside)
-        child, sibling = (p > draws.random() for p in (await wait(scores)).sigmoid().tolist())
+        state = self.state.mix(above, beside)
+        scores = self.scores.mix(state)
+        child, sibling = (_probability(score) > draws.random() for score in (await wait(scores)).tolist())
         branches = []
         if child and may_have_child:
             below = self.down.step(state, above)
@@ -65,18 +66,6 @@ class DRNN(Model):
         return losses
 
 
-class _Node(nn.Module):
-    """`tanh(A a + F f)`, and the scores of a child and of a sibling."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.state, self.scores = nn.Linear(2 * width, width), nn.Linear(width, 2)
-        nn.init.ones_(self.scores.bias)  # trees of some size before training
-
-    def forward(self, above: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.state(torch.cat([above, beside], 1)).tanh()
-        return state, self.scores(state)
-
-
-def _of_both(scores: Tensor, child: Tensor, sibling: Tensor) -> Tensor:
-    return of_decision(scores[:, :1], child) + of_decision(scores[:, 1:], sibling)
+def _probability(score: float) -> float:
+    """The sigmoid, without overflow."""
+    return 0.5 + 0.5 * math.tanh(0.5 * score)

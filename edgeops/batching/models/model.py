@@ -58,8 +58,3 @@ class Classify(nn.Module):
     def forward(self, h: Tensor, label: Tensor) -> Tensor:
         """`[m, width]` and int64 `[m]` to `[m]`."""
         return F.cross_entropy(self.out(h), label, reduction="none")
-
-
-def of_decision(score: Tensor, taken: Tensor) -> Tensor:
-    """`-log` of the probability of decisions: scores `[m, 1]`, int64 `[m]` whether they were taken, to `[m]`."""
-    return F.binary_cross_entropy_with_logits(score[:, 0], taken.to(score.dtype), reduction="none")

@@ -6,12 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from edgeops.batching.cell import cell
-from edgeops.batching.cells import GRU, Classifier, Embedding
-from edgeops.batching.models.model import Model, of_decision
+from edgeops.batching.cells import GRU, Classifier, DecisionLoss, Dense, Embedding
+from edgeops.batching.models.model import Model
 from edgeops.batching.programs import wait
 
 
@@ -27,10 +23,10 @@ class StackRNN(Model):
     def __init__(self, words: int, width: int, classes: int = 5) -> None:
         super().__init__()
         self.words, self.start = Embedding(words, width), Embedding(1, width)
-        self.view, self.reduce = cell(_Mix(3, width)), cell(_Mix(3, width))
+        self.view, self.reduce = Dense(3 * width, width, "tanh"), Dense(3 * width, width, "tanh")
         self.follow = GRU(width, width)
-        self.score = cell(nn.Linear(width, 1))
-        self.decided = cell(of_decision)
+        self.score = Dense(width, 1)
+        self.decided = DecisionLoss()
         self.classes = Classifier(width, classes)
 
     async def program(self, instance: tuple[Sequence[int], int]) -> list[Any]:
@@ -41,25 +37,13 @@ class StackRNN(Model):
         while words or len(stack) > 1:
             reduce = not words
             if words and len(stack) > 1:
-                parse = self.follow.step(self.view(words[-1], stack[-1], stack[-2]), parse)
-                score = self.score(parse)
+                parse = self.follow.step(self.view.mix(words[-1], stack[-1], stack[-2]), parse)
+                score = self.score.mix(parse)
                 reduce = (await wait(score)).item() > 0
                 losses.append(self.decided(score, int(reduce)))
             if reduce:
                 right, left = stack.pop(), stack.pop()
-                stack.append(self.reduce(left, right, parse))
+                stack.append(self.reduce.mix(left, right, parse))
             else:
                 stack.append(words.pop())
         return [*losses, self.classes.loss(stack[0], label)]
-
-
-class _Mix(nn.Module):
-    """`tanh(W [x; y; ...] + b)`."""
-
-    def __init__(self, parts: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Linear(parts * width, width)
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        mixed: Tensor = self.weight(torch.cat(parts, 1)).tanh()
-        return mixed
