@@ -46,7 +46,11 @@ class DeepSpeed:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self._ask(json.dumps({"n": size, **SETTINGS}), "ready")
+        try:
+            self._ask(json.dumps({"n": size, **SETTINGS}), "ready")
+        except Unavailable:
+            self.close()
+            raise
 
     def _ask(self, line: str, wanted: str = "") -> str:
         assert self._process.stdin is not None
