@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -q -c co
 WORKERS := 2
 NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: dynet tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
+.PHONY: dynet deepspeed tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: constraints-dev.txt
@@ -93,3 +93,12 @@ clean:
 dynet:
 	test -x .venv-dynet/bin/python || $(PYTHON) -m venv .venv-dynet
 	.venv-dynet/bin/python -m pip install --quiet --disable-pip-version-check dynet38 cython
+
+# the peer of bench/offload/side_by_side.py, in an environment of its own; its Adam is compiled here
+DEEPSPEED := .venv-deepspeed/bin/python
+deepspeed: $(VENV)/base
+	test -x $(DEEPSPEED) || $(PYTHON) -m venv .venv-deepspeed
+	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__)')" \
+	  || $(DEEPSPEED) -m pip install --quiet --disable-pip-version-check torch --index-url https://download.pytorch.org/whl/cpu
+	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check numpy setuptools wheel ninja packaging psutil py-cpuinfo hjson pydantic einops msgpack tqdm
+	DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 $(DEEPSPEED) -m pip install --disable-pip-version-check --no-build-isolation --no-deps deepspeed

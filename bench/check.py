@@ -21,7 +21,7 @@ import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
-from bench.offload import moments, projectors, published, quality, simulate
+from bench.offload import moments, projectors, published, quality, side_by_side, simulate
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
 from edgeops import perf
@@ -77,6 +77,9 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "import": _import,
 }
 
+# shown with an item that is measured, without a target: what only some machines have
+BESIDES: dict[str, Callable[[], None]] = {"O3": side_by_side.show}
+
 
 def _measured(item: str, settings: run.Settings, out: Path | None) -> list[perf.Record]:
     if item in speed_gpu.ITEMS:
@@ -117,6 +120,8 @@ def figures(item: str, settings: run.Settings, records: Sequence[perf.Record] | 
     if any(r.notes.get("synthetic") for r in chosen):
         print(f"{item}: lengths are synthetic here, so this verdict is only a rehearsal")
     _warn_of_noise(item, chosen)
+    if records is None and item in BESIDES:
+        BESIDES[item]()
     return _judged(item, chosen, records is None)
 
 
