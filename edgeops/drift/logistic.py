@@ -116,7 +116,7 @@ class DriftSurfLogistic(Logistic):
         if risk not in ("regularised", "zero-one"):
             rule = "risk must be 'regularised' or 'zero-one'"
             raise ValueError(message("DriftSurfLogistic", rule, repr(risk), "The former is the default."))
-        super().__init__(features, slots=len(ROLES), **settings)
+        super().__init__(features, slots=3 if monitor.form == "A" else len(ROLES), **settings)
         self.monitor, self.risk = monitor, risk
         self.trial: list[tuple[int, int]] = []
 
@@ -139,7 +139,7 @@ class DriftSurfLogistic(Logistic):
             risks["frozen"] = self._risk("frozen", x, y)
         decision = monitor.observe(risks.pop("model"), **risks)
         if decision.freeze:
-            bank.copy(slot("model"), slot("frozen"))
+            bank.copy(slot("model"), slot("frozen"), frozen=True)
         if decision.replace:
             bank.start(slot("model"), first)
         if decision.enter:
@@ -152,14 +152,14 @@ class DriftSurfLogistic(Logistic):
             self.trial.append((first, len(self.store)))
         bank.train([slot(role) for role in decision.train], len(x))
         if decision.freeze_reactive:
-            bank.copy(slot("reactive"), slot("frozen_reactive"))
+            bank.copy(slot("reactive"), slot("frozen_reactive"), frozen=True)
         if decision.compare is not None and monitor.conclude(*self._compared(decision.compare)):
             bank.copy(slot("reactive"), slot("model"))
             self.trial = []
             if monitor.form == "A":
                 bank.start(slot("stable"))
             else:
-                bank.copy(slot("model"), slot("frozen"))
+                bank.copy(slot("model"), slot("frozen"), frozen=True)
 
     def _compared(self, roles: tuple[str, str]) -> tuple[float, float]:
         """The risks of two models on the trial's sample."""

@@ -162,10 +162,13 @@ class StrsagaBank:
         self.sum[slot] = 0
         self.window[slot] = len(self.store) if first is None else first
 
-    def copy(self, source: int, target: int) -> None:
-        """Make `target` a copy of `source`, all of it."""
-        for tensor in (self.w, self.sum, self.alpha, self.window):
-            tensor[target] = tensor[source]
+    def copy(self, source: int, target: int, *, frozen: bool = False) -> None:
+        """Make `target` a copy of `source`: all of it, or its weights alone where it will never train."""
+        self.w[target] = self.w[source]
+        if not frozen:
+            start, end = self.window[source].tolist()
+            self.sum[target], self.window[target] = self.sum[source], self.window[source]
+            self.alpha[target, start:end] = self.alpha[source, start:end]
 
     def train(self, slots: Sequence[int], points: int, shares: Sequence[float] | None = None) -> None:
         """One batch: `rate * points` steps for each model named, or these times its share.
