@@ -56,7 +56,7 @@ def _arrived(age: Tensor, width: int, g: torch.Generator) -> Tensor:
 
 
 def _drifts(batches: int, concepts: int) -> tuple[int, ...]:
-    return tuple(batches * k // concepts for k in range(1, concepts))
+    return tuple(sorted({batches * k // concepts for k in range(1, concepts)} - {0}))
 
 
 def sea(noise: float = 0.0, *, seed: int, n: int = 100_000, batches: int = 100) -> DriftStream:
