@@ -53,7 +53,7 @@ test-slow: $(VENV)/lint
 
 # every native and property test again with the portable loops
 test-base: $(VENV)/test
-	EDGEOPS_ISA=base $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not sanitize" -q tests/ragged tests/batching tests/offload tests/properties tests/native
+	EDGEOPS_ISA=base $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu and not sanitize" -q tests/ragged tests/batching tests/offload tests/drift tests/properties tests/native
 
 sanitize: $(VENV)/test
 	PYTHON=$(abspath $(BIN))/python bash tests/native/sanitize.sh

@@ -55,7 +55,7 @@ def sources(*folders: str) -> list[str]:
 
 ops = CppExtension(
     "edgeops._C",
-    sources=["csrc/module.cpp", *sources("common", "ragged", "batching", "offload")],
+    sources=["csrc/module.cpp", *sources("common", "ragged", "batching", "offload", "drift")],
     extra_compile_args={"cxx": [*FLAGS, f"-DTORCH_TARGET_VERSION={TARGET}"]},
     extra_link_args=LINK,
     py_limited_api=True,

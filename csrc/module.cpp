@@ -133,4 +133,9 @@ STABLE_TORCH_LIBRARY(edgeops, m) {
   m.def(
       "_subspace_adam(Tensor(a!) grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, int step, float beta1, float beta2, "
       "float eps) -> ()");
+
+  // drift
+  m.def(
+      "_strsaga_run(Tensor x, Tensor y, Tensor order, Tensor starts, Tensor(a!) w, Tensor(b!) sum, Tensor(c!) alpha, "
+      "Tensor(d!) window, float eta, float mu) -> ()");
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tests.native.batching_samples import BATCHING
+from tests.native.drift_samples import DRIFT
 from tests.native.more_samples import MORE
 from tests.native.offload_samples import OFFLOAD
 from tests.peers import offsets_of
@@ -223,4 +224,4 @@ def _entry(make: Callable[[], list[tuple[tuple[Any, ...], dict[str, Any]]]], pla
     return Entry(lambda: [Sample(*call) for call in make()], (place,), measured)
 
 
-ENTRIES |= {name: _entry(*parts) for name, parts in (MORE | BATCHING | OFFLOAD).items()}
+ENTRIES |= {name: _entry(*parts) for name, parts in (MORE | BATCHING | OFFLOAD | DRIFT).items()}

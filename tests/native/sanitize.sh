@@ -45,7 +45,7 @@ EDGEOPS_SANITIZE=1 EDGEOPS_CUDA=0 MAX_JOBS=${MAX_JOBS:-2} "$PYTHON" setup.py -q 
 echo "built in $SECONDS s"
 
 if [[ $# -eq 0 ]]; then
-  set -- tests/ragged tests/batching tests/offload tests/properties -m "not slow"
+  set -- tests/ragged tests/batching tests/offload tests/drift tests/properties -m "not slow"
 fi
 # libasan alone dies inside torch: its interceptors must find the C++ runtime that throws the exceptions
 export LD_PRELOAD="$runtime $standard"

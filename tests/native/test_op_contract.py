@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from bench.registry import ops_covered
 from edgeops import ragged
 from edgeops.batching._ops import TWINS as BATCHING_TWINS
+from edgeops.drift._ops import TWINS as DRIFT_TWINS
 from edgeops.offload._ops import PUBLIC as OFFLOAD_PUBLIC
 from edgeops.offload._ops import TWINS as OFFLOAD_TWINS
 from edgeops.ragged._ops import PUBLIC as RAGGED_PUBLIC
@@ -34,7 +35,7 @@ from tests.messages import refused
 from tests.native.op_samples import ENTRIES, Sample, is_floating
 
 PUBLIC = RAGGED_PUBLIC | OFFLOAD_PUBLIC
-TWINS = RAGGED_TWINS | BATCHING_TWINS | OFFLOAD_TWINS
+TWINS = RAGGED_TWINS | BATCHING_TWINS | OFFLOAD_TWINS | DRIFT_TWINS
 ROOT = Path(__file__).resolve().parents[2]
 OPS = sorted(
     {s.name.removeprefix("edgeops::") for s in torch._C._jit_get_all_schemas() if s.name.startswith("edgeops::")}
@@ -82,7 +83,7 @@ def test_module_cpp_lists_every_schema_and_nothing_else_does() -> None:
 def test_twin(name: str) -> None:
     """A readable twin is registered as the fallback, and takes the op's arguments in order."""
     twin = TWINS[name]
-    assert re.match(r"edgeops\.(ragged|batching|offload)\._reference", twin.__module__)
+    assert re.match(r"edgeops\.(ragged|batching|offload|drift)\._reference", twin.__module__)
     assert twin.__doc__
     wanted = [argument.name for argument in op_of(name)._schema.arguments]
     assert list(inspect.signature(twin).parameters) == wanted
