@@ -98,7 +98,6 @@ dynet:
 DEEPSPEED := .venv-deepspeed/bin/python
 deepspeed: $(VENV)/base
 	test -x $(DEEPSPEED) || $(PYTHON) -m venv .venv-deepspeed
-	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__)')" \
-	  || $(DEEPSPEED) -m pip install --quiet --disable-pip-version-check torch --index-url https://download.pytorch.org/whl/cpu
+	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__)')"
 	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check numpy setuptools wheel ninja packaging psutil py-cpuinfo hjson pydantic einops msgpack tqdm
 	DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 $(DEEPSPEED) -m pip install --disable-pip-version-check --no-build-isolation --no-deps deepspeed
