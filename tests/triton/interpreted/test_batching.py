@@ -22,6 +22,7 @@ from tests.batching.instances import drawn
 
 UNALIGNED = ("TreeLSTM", "TreeGRU", "LatticeLSTM")  # whose rows are no multiples of 16 bytes
 LATTICES = ("LatticeLSTM", "LatticeGRU")
+WITHOUT = ("early exit", "StackRNN", "DRNN")  # no built-in cells; decisions, which have no kernel
 SLOW = pytest.mark.slow
 EPS = {torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -78,7 +79,7 @@ def test_models_equal_eager(name, width):
     for (what, _), a, b in zip(model.named_parameters(), found, wanted, strict=True):
         assert b.abs().max() > 0, what
         close(a, b)
-    assert counts["launches"] > 0 or name == "early exit"  # which has no built-in cells
+    assert counts["launches"] > 0 or name in WITHOUT
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
@@ -305,3 +306,23 @@ def test_what_it_does_not_serve():
 def test_refuses_another_choice_of_graphs():
     with pytest.raises(ValueError, match="graphs must be 'auto', True or False"):
         batching.session(graphs="yes")
+
+
+def test_gradients_add_up_over_flushes():
+    """A value that is asked for ends a flush: the second one's gradients are added to the first one's."""
+    torch.manual_seed(0)
+    modules = torch.nn.ModuleList([Embedding(4, 3), GRU(3, 5)])
+    found = []
+    for kinds in ({"cpu"}, set()):
+        words, cell = copy.deepcopy(modules)
+        with mock.patch.object(_program, "PANELS", kinds):
+            with batching.session() as s:
+                first = [cell.step(words.look_up(i % 3), torch.zeros(5)) for i in range(4)]
+                early = s.stack(first)
+                second = [cell.step(words.look_up(i), state) for i, state in enumerate(first[:3])]
+                total = early.square().sum() + s.stack(second).sum()
+            found.append(torch.autograd.grad(total, [*words.parameters(), *cell.parameters()]))
+        assert s.report.flushes == 2
+    assert counts["launches"] > 0
+    for a, b in zip(*found, strict=True):
+        close(b, a)
