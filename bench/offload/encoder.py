@@ -36,7 +36,6 @@ class Classifier(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        hidden = hidden.to(self.head.weight.dtype)
         weights = mask[:, :, None].to(hidden.dtype)
         out: Tensor = self.head((hidden * weights).sum(1) / weights.sum(1))
         return out
