@@ -18,6 +18,7 @@ from tests.batching.instances import drawn
 
 pytest.importorskip("triton", reason="triton is not installed: pip install 'edgeops[triton]'")
 EPS = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+TWINS = ("early exit", "StackRNN", "DRNN")  # no built-in cells; decisions, which have no kernel
 DECIDING = [name for name, entry in MODELS.items() if entry.decides]
 
 
@@ -49,7 +50,7 @@ def test_models_agree_with_the_cpu(name, dtype, width, graphs):
     model.cuda()
     for _ in range(3):  # launches, captures, replays
         close(gradients(model, given, graphs=graphs), want, EPS[dtype])
-    assert name == "early exit" or counts["launches"] > 0
+    assert name in TWINS or counts["launches"] > 0
 
 
 @pytest.mark.parametrize("name", gpu.NAMED)
