@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,9 @@ def _process(rank: int, folder: str, work: Work, arguments: tuple[Any, ...]) -> 
     try:
         torch.save(work(rank, *arguments), os.path.join(folder, f"{rank}.pt"))
     finally:
+        gc.collect()  # wrappers hold the group in circles
         torch.distributed.destroy_process_group()
+    os._exit(0)  # an interpreter that ends under gloo's threads, which call Python for a hook, aborts now and then
 
 
 def both(folder: Path, work: Work, *arguments: Any) -> tuple[Any, Any]:
