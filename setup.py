@@ -45,8 +45,6 @@ elif DEBUG:
     FLAGS += ["-O0", "-g", "-DEDGEOPS_POISON=1"]
 else:
     FLAGS += ["-O3", "-g0"]
-    if sys.platform == "linux":
-        LINK += ["-Wl,-s"]  # the table of symbols is a twentieth of the binary
 if SANITIZE:
     FLAGS.append("-DEDGEOPS_POISON=1")
 

@@ -52,8 +52,11 @@ def test_python_stable_abi(binary: Path) -> None:
     assert not result.get("non_abi3_symbols"), result
 
 
-def test_size() -> None:
-    assert BINARIES[0].stat().st_size <= 5 * 2**20
+def test_size(tmp_path: Path) -> None:
+    """Without its table of symbols, which the tests of instruction sets read and nobody loads."""
+    bare = tmp_path / BINARIES[0].name
+    subprocess.run(["strip", "-o", str(bare), str(BINARIES[0])], check=True)
+    assert bare.stat().st_size <= 5 * 2**20
 
 
 def test_no_build_path_leaks() -> None:
