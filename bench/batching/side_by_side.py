@@ -11,8 +11,6 @@ import argparse
 import base64
 import copy
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import inputs
-from bench.registry import Unavailable
+from bench.peer import Peer
 from edgeops.perf.stats import Samples, paired_ratio
 
 STRATEGIES = {"dynet agenda": 1, "dynet depth": 2}
@@ -32,7 +29,7 @@ TOLERANCE = 1e-4
 Ways = Mapping[str, Callable[[nn.Module], Tensor]]  # the loss of the mini-batch, by candidate
 
 
-class DyNet:
+class DyNet(Peer):
     """The same step in a process of its own.
 
     Args:
@@ -45,39 +42,25 @@ class DyNet:
     def __init__(
         self, program: str, examples: Any, parameters: Sequence[Tensor], train: bool, strategy: int, **facts: Any
     ) -> None:
-        python = os.environ.get("EDGEOPS_DYNET", str(inputs.ROOT / ".venv-dynet" / "bin" / "python"))
-        if not os.path.isfile(python):
-            raise Unavailable("no DyNet: run `make dynet`, or set EDGEOPS_DYNET to a Python that has dynet38")
+        absent = "no DyNet: run `make dynet`, or set EDGEOPS_DYNET to a Python that has dynet38"
+        super().__init__(f"batching/peers/{program}", "dynet", "EDGEOPS_DYNET", absent)
         self.program = program
-        path = str(inputs.ROOT / "bench" / "batching" / "peers" / program)
-        self._process = subprocess.Popen(
-            [python, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
         values = [(list(p.shape), base64.b64encode(p.detach().contiguous().numpy()).decode()) for p in parameters]
         job = {"examples": examples, "parameters": values, "train": train, "strategy": strategy, "lr": LR, **facts}
-        self._ask(json.dumps(job), "ready")
+        self.ask(json.dumps(job), "ready")
 
-    def _ask(self, line: str, until: str = "") -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # told below
-        for answer in self._process.stdout:
-            if not until or answer.strip() == until:
-                return answer
-        raise RuntimeError(f"bench.batching: {self.program} must answer; got the end of its output. Run it by hand.")
+    def ask(self, line: str, until: str = "") -> str:
+        answer = super().ask(line, until)
+        if not answer:
+            raise RuntimeError(
+                f"bench.batching: {self.program} must answer; got the end of its output. Run it by hand."
+            )
+        return answer
 
     def step(self) -> tuple[float, float]:
         """Process seconds of one step, and its loss."""
-        seconds, loss = self._ask("").split()
+        seconds, loss = self.ask("").split()
         return float(seconds), float(loss)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 def check(model: nn.Module, ways: Ways) -> None:

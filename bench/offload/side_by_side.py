@@ -10,13 +10,11 @@ DeepSpeed runs in an environment of its own, whose Python `EDGEOPS_DEEPSPEED` na
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 
 import torch
 
-from bench import inputs
+from bench.peer import Peer
 from bench.registry import Unavailable
 from edgeops import perf
 from edgeops.perf.stats import Ratio, Samples, paired_ratio
@@ -26,7 +24,7 @@ ROUNDS, WARMUP = 25, 3
 SETTINGS = {"lr": 1e-3, "weight_decay": 0.01}
 
 
-class DeepSpeed:
+class DeepSpeed(Peer):
     """The same number of elements in a process of its own.
 
     Raises:
@@ -34,45 +32,24 @@ class DeepSpeed:
     """
 
     def __init__(self, size: int, program: str = "deepspeed_adam.py") -> None:
-        python = os.environ.get("EDGEOPS_DEEPSPEED", str(inputs.ROOT / ".venv-deepspeed" / "bin" / "python"))
-        if not os.path.isfile(python):
-            raise Unavailable("DeepSpeed is not there: make deepspeed")
-        path = str(inputs.ROOT / "bench" / "offload" / "peers" / program)
-        self._process = subprocess.Popen(
-            [python, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        absent = "DeepSpeed is not there: make deepspeed"
+        super().__init__(f"offload/peers/{program}", "deepspeed", "EDGEOPS_DEEPSPEED", absent, OMP_NUM_THREADS="1")
         try:
-            self._ask(json.dumps({"n": size, **SETTINGS}), "ready")
+            self.ask(json.dumps({"n": size, **SETTINGS}), "ready")
         except Unavailable:
             self.close()
             raise
 
-    def _ask(self, line: str, wanted: str = "") -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # told below
-        answer = self._process.stdout.readline().strip()
-        if not answer or (wanted and answer != wanted):
+    def ask(self, line: str, until: str = "") -> str:
+        answer = super().ask(line, until)
+        if not answer:
             raise Unavailable("DeepSpeed does not run: make deepspeed, or run bench/offload/peers/deepspeed_adam.py")
         return answer
 
     def step(self) -> tuple[float, list[float]]:
         """Process seconds of one step, and the first parameters after it."""
-        seconds, parameters = json.loads(self._ask(""))
+        seconds, parameters = json.loads(self.ask(""))
         return seconds, parameters
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 def _expected(steps: int) -> list[torch.Tensor]:

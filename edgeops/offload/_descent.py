@@ -15,35 +15,15 @@ from torch import Tensor
 
 from edgeops import _native
 from edgeops.offload.projector import SparseProjector
-from edgeops.offload.subspace import subspace_project
 
 _value_grad = _native.kernel("_subspace_value_grad", "subspace_project")
 _DAMPING = 0.3  # of the rows' blocks, as a share of their mean diagonal: 0.1 to 1 do alike
 _TRIALS = 3
 
 
-class Side:
-    """One projector P `[m, d]` of a fit, or a direction of its values.
-
-    Args:
-        at: its places.
-        value: `[m, r]`.
-    """
-
-    def __init__(self, at: SparseProjector, value: Tensor) -> None:
-        self.at, self.value = at, value
-
-    def project(self, x: Tensor) -> Tensor:
-        """`P^T x`."""
-        return subspace_project(x, self.at.index, self.value, self.at.starts, self.at.order)
-
-    def gram(self, other: Side) -> Tensor:
-        """`P^T R` `[d, d]` with an R of the same places."""
-        return self.project(self.at.with_value(other.value).dense())
-
-    def times(self, value: Tensor) -> Side:
-        """The same places with other values."""
-        return Side(self.at, value)
+def gram(p: SparseProjector, other: SparseProjector) -> Tensor:
+    """`P^T R` `[d, d]`."""
+    return p.project(other.dense())
 
 
 @dataclass
@@ -74,7 +54,9 @@ def point(s: Tensor, p_gram: Tensor, q_gram: Tensor, beta: float) -> Point:
     return Point(s, p_gram, q_gram, p_s, s_q, lost, norms, beta)
 
 
-def slopes(here: Point, left: Side, right: Side, x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+def slopes(
+    here: Point, left: SparseProjector, right: SparseProjector, x: Tensor, y: Tensor
+) -> tuple[tuple[Tensor, Tensor], ...]:
     """Gradient of the objective in the values of each side, and the same divided by the blocks of its rows.
 
     A row's block is what the second derivative in its r values would be if the other rows stood still.
@@ -88,16 +70,16 @@ def slopes(here: Point, left: Side, right: Side, x: Tensor, y: Tensor) -> tuple[
     ds = 2 * here.p_gram @ here.s_q - 4 * here.s
     lost, whole = max(here.lost, 1e-12), here.lost + here.beta * sum(here.norms)
     out = []
-    for side, thin, dense, inner, gram, norm in (
+    for side, thin, dense, inner, own_gram, norm in (
         (left, y, ds, here.s_q @ here.s.T, here.p_gram, here.norms[0]),
         (right, x, ds.T, here.s.T @ here.p_s, here.q_gram, here.norms[1]),
     ):
-        index = side.at.index.long()
+        index = side.index.long()
         block = inner[index[:, :, None], index[:, None, :]]  # [m, r, r]
-        grad = _value_grad(thin.T, dense.contiguous(), side.at.index) + 2 * (block @ side.value[:, :, None])[:, :, 0]
+        grad = _value_grad(thin.T, dense.contiguous(), side.index) + 2 * (block @ side.value[:, :, None])[:, :, 0]
         if here.beta:
             grad = whole / lost * grad + 2 * whole * here.beta / max(norm, 1e-12) * side.value
-        own = block + torch.diag_embed(thin.square().sum(0)[:, None] * gram.diagonal()[index])
+        own = block + torch.diag_embed(thin.square().sum(0)[:, None] * own_gram.diagonal()[index])
         damping = _DAMPING * own.diagonal(dim1=1, dim2=2).mean() + torch.finfo(own.dtype).tiny
         own.diagonal(dim1=1, dim2=2).add_(damping)
         out.append((grad, torch.linalg.solve_ex(own, grad[:, :, None])[0][:, :, 0]))
@@ -120,9 +102,9 @@ def descend(
         beta: of the objective `||P P^T G Q Q^T - G|| + beta (||P|| + ||Q||)`.
         stop_at: stop as soon as the relative bias is this small.
     """
-    p, q = Side(left, left.value.to(grad.dtype)), Side(right, right.value.to(grad.dtype))
+    p, q = (side.with_value(side.value.to(grad.dtype)) for side in (left, right))
     x, y = p.project(grad), q.project(grad.T)
-    here = point(q.project(x.T).T, p.gram(p), q.gram(q), beta)
+    here = point(q.project(x.T).T, gram(p, p), gram(q, q), beta)
     along: tuple[Tensor, ...] = ()
     before, last, length = along, 0.0, 0.25
     for taken in range(steps):
@@ -143,7 +125,7 @@ def descend(
         if found is None:
             return p.value, q.value, taken
         here, x, y = found, x + length * line.dx, y + length * line.dy
-        p, q = p.times(p.value + length * along[0]), q.times(q.value + length * along[1])
+        p, q = p.with_value(p.value + length * along[0]), q.with_value(q.value + length * along[1])
     return p.value, q.value, steps
 
 
@@ -151,12 +133,19 @@ class _Line:
     """The objective along a direction: S and the Gram matrices are of degree 2 in the length."""
 
     def __init__(
-        self, here: Point, p: Side, q: Side, x: Tensor, y: Tensor, grad: Tensor, along: tuple[Tensor, ...]
+        self,
+        here: Point,
+        p: SparseProjector,
+        q: SparseProjector,
+        x: Tensor,
+        y: Tensor,
+        grad: Tensor,
+        along: tuple[Tensor, ...],
     ) -> None:
-        d, e = p.times(along[0]), q.times(along[1])
+        d, e = p.with_value(along[0]), q.with_value(along[1])
         self.here, self.dx, self.dy = here, d.project(grad), e.project(grad.T)
         self.s = d.project(y.T) + e.project(x.T).T, e.project(self.dx.T).T
-        grams = (p.gram(d), d.gram(d)), (q.gram(e), e.gram(e))
+        grams = (gram(p, d), gram(d, d)), (gram(q, e), gram(e, e))
         self.grams = [(mixed + mixed.T, own) for mixed, own in grams]
 
     def at(self, t: float) -> Point:

@@ -29,7 +29,7 @@ def transfer(
         step: t.
         how: "project"; "project_normalised", the same with rows of A and columns of B scaled down to norm 1 where they
             are longer, so that no moment grows by the change alone, and V enlarged where steps would become longer (its
-            rule ignores what elements of the gradient have in common; 1.3 times longer on a real encoder); "reset",
+            rule ignores what elements of the gradient have in common); "reset",
             zeros and t = 0; "reset_with_t", zeros and t kept, which is what the released code does and makes the first
             step about 3 times too large.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeops.offload import Pair, SparseProjector, fit
-from edgeops.offload._descent import Side, _Line, descend, point, slopes
+from edgeops.offload._descent import _Line, descend, gram, point, slopes
 
 SIZES = ((24, 17, 8, 3), (9, 30, 7, 7), (16, 16, 1, 1))
 
@@ -32,9 +32,9 @@ def test_slopes_and_lines_are_those_of_the_objective(size, beta):
     values = [left.value.clone().requires_grad_(), right.value.clone().requires_grad_()]
     want = objective(left, right, values, grad, beta)
     want.backward()
-    p, q = Side(left, left.value), Side(right, right.value)
+    p, q = left, right
     x, y = p.project(grad), q.project(grad.T)
-    here = point(q.project(x.T).T, p.gram(p), q.gram(q), beta)
+    here = point(q.project(x.T).T, gram(p, p), gram(q, q), beta)
     assert here.objective == pytest.approx(float(want.detach()), rel=1e-9)
     found = slopes(here, p, q, x, y)
     for (slope, _), value in zip(found, values):
