@@ -6,10 +6,10 @@ from edgeops.drift._ops import register as _register
 from edgeops.drift.evaluate import majority as majority
 from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
-from edgeops.drift.logistic import DriftSurfLogistic as DriftSurfLogistic
 from edgeops.drift.logistic import Logistic as Logistic
-from edgeops.drift.monitor import Decision as Decision
-from edgeops.drift.monitor import DriftMonitor as DriftMonitor
+from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.published import PublishedDecision as PublishedDecision
+from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift.monitor import DriftMonitor
+from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.strsaga import PointStore, StrsagaBank
 
 ROLES = ("model", "stable", "reactive", "frozen", "frozen_reactive")
@@ -95,7 +95,7 @@ class Aware(Logistic):
             self.bank.start(0)
 
 
-class DriftSurfLogistic(Logistic):
+class PublishedLogistic(Logistic):
     """DriftSurf (forms A and B) or stand-alone detection (form "standard") on logistic regression.
 
     Args:
@@ -104,7 +104,7 @@ class DriftSurfLogistic(Logistic):
         risk: what it compares, "regularised" logistic loss or "zero-one" error.
         **settings: as in `Logistic`.
 
-    >>> learner = DriftSurfLogistic(2, DriftMonitor(), eta=0.1, mu=1e-3, seed=0)
+    >>> learner = PublishedLogistic(2, PublishedMonitor(), eta=0.1, mu=1e-3, seed=0)
     >>> x = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(50, 1).double()
     >>> for t in range(16):
     ...     learner.observe(x, x[:, 0] if t < 8 else -x[:, 0])
@@ -112,10 +112,10 @@ class DriftSurfLogistic(Logistic):
     (1, 1, [-1.0, 1.0])
     """
 
-    def __init__(self, features: int, monitor: DriftMonitor, *, risk: str = "regularised", **settings: Any) -> None:
+    def __init__(self, features: int, monitor: PublishedMonitor, *, risk: str = "regularised", **settings: Any) -> None:
         if risk not in ("regularised", "zero-one"):
             rule = "risk must be 'regularised' or 'zero-one'"
-            raise ValueError(message("DriftSurfLogistic", rule, repr(risk), "The former is the default."))
+            raise ValueError(message("PublishedLogistic", rule, repr(risk), "The former is the default."))
         super().__init__(features, slots=3 if monitor.form == "A" else len(ROLES), **settings)
         self.monitor, self.risk = monitor, risk
         self.trial: list[tuple[int, int]] = []
@@ -276,8 +276,8 @@ LEARNERS: dict[str, Callable[..., Logistic]] = {
     "Aware": lambda d, drifts, **s: Aware(d, drifts, **s),
     "MDDM-G": lambda d, drifts, **s: Mddm(d, **s),
     "AUE": lambda d, drifts, **s: Aue(d, **s),
-    "Standard": lambda d, drifts, **s: DriftSurfLogistic(d, DriftMonitor("standard"), **s),
-    "DS-A": lambda d, drifts, **s: DriftSurfLogistic(d, DriftMonitor("A"), **s),
-    "DS-B": lambda d, drifts, **s: DriftSurfLogistic(d, DriftMonitor("B"), **s),
+    "Standard": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("standard"), **s),
+    "DS-A": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("A"), **s),
+    "DS-B": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("B"), **s),
 }
 """Name -> `make(features, drifts, eta=, mu=, seed=)`, with the settings of the experiments (section 3.6)."""

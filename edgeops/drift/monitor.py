@@ -1,229 +1,315 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DriftSurf's decisions as a state machine over risks: no model inside. Drift spec, section 3."""
+"""When to doubt a model, and when to replace it: a state machine over losses, no model inside. Drift spec, section 12."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-from edgeops._common import message
+import torch
+from torch import Tensor
 
-FORMS = ("A", "B", "standard")
+from edgeops._common import describe, message
+
+KEEP = "keep"
+"""The candidate that is the long-lived model."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the owner of the models does after a batch, in this order.
+    """What the owner of the models does after a batch.
 
     Args:
-        freeze: copy the model to the frozen one (form B: a new best risk).
-        replace: replace the model by a new one whose window begins with this batch (form "standard").
-        enter: start a reactive model whose window begins with this batch; then call `entered` with its risk.
-        clear: empty the trial's sample.
-        extend: add this batch to the trial's sample.
-        train: the models to train on the batch.
-        freeze_reactive: after training, copy the reactive model to the frozen reactive one (form B, half-way).
-        compare: after training, the two models whose risks on the trial's sample go to `conclude`, or `None`.
+        event: "none"; "pending" (too few points so far, section 12.5); "enter", start a trial; "reenter", start it
+            again with new candidates; "keep", the trial ended and the model stays; "switch", `winner` replaces it.
+        winner: the candidate that won, where the event is "switch".
     """
 
-    freeze: bool = False
-    replace: bool = False
-    enter: bool = False
-    clear: bool = False
-    extend: bool = False
-    train: tuple[str, ...] = ("model",)
-    freeze_reactive: bool = False
-    compare: tuple[str, str] | None = None
+    event: str = "none"
+    winner: str | None = None
 
 
-def _worst(risk: float) -> float:
-    """A risk that is not a number is worse than any."""
-    return math.inf if math.isnan(risk) else float(risk)
+@dataclass
+class _Lead:
+    """Running sums of what a candidate was better than the model, point by point."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, better: Tensor) -> None:
+        self.count += len(better)
+        self.total += float(better.sum())
+        self.squares += float(better.square().sum())
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.count)
+
+    @property
+    def error(self) -> float:
+        """The mean's standard error."""
+        if self.count < 2:
+            return math.inf
+        variance = max(0.0, self.squares / self.count - self.mean**2)
+        # one more disagreement than was seen: a few points that agree prove little
+        return math.sqrt((variance + 1 / self.count) / self.count)
 
 
 class DriftMonitor:
-    """Stable and reactive states of DriftSurf.
+    """Form D: a rise of the loss starts a trial of candidates against the model; paired differences decide it.
 
-    After each batch: `observe` the risks that the models showed on it before training, do what the `Decision` says,
-    and where it asks, `conclude` the trial. `serve` names the model that predicts the next batch.
+    Outside a trial, `observe` takes the model's losses of a batch, each measured before the batch is trained on. Where
+    they lie above the best of the last batches by more than chance, it answers "enter": the owner makes candidates and
+    tells their names by `begin`. Within a trial `observe` takes the losses of all of them, and answers "switch" once
+    one is better than the model beyond doubt, "keep" where none is by the end. `serve` names who predicts next.
 
     Args:
-        form: "A", two tests (a stable model beside the model); "B", the frozen model's test; "standard", which has no
-            trial and replaces the model at once.
-        delta: rise of the risk that starts a trial; 0 and infinity are allowed.
-        r: length of a trial in batches.
-        greedy: serve the reactive model within a trial where it was better on the last batch.
-        as_published: the quirks of the authors' programs: form A keeps the sample of a trial that kept the model, and
-            takes a best risk of exactly 0 for none.
+        delta: least rise that starts a trial, in units of the loss; 0 and infinity are allowed.
+        z: least rise in standard errors.
+        r: batches of a trial after which a candidate that leads by `margin` and `margin_z` wins.
+        longest: batches after which a trial ends undecided, for the model.
+        margin: least lead that wins.
+        margin_z: least lead in standard errors.
+        early_z: lead in standard errors that ends a trial before `r`.
+        memory: batches whose best is the reference.
+        challenge: batches without a trial after which one starts of itself, so that a slow drift is not missed;
+            `None`, never.
+        discount: weight of the batch before in the losses that choose who serves in a trial.
+        min_n: points below which batches are taken together before they are judged.
 
-    A risk that is not a number counts as worse than any: it starts a trial whatever `delta` is, and its model is not
-    served while another one has a risk.
+    A loss that is not finite disqualifies a candidate for the trial; where it is the model's, a trial starts and any
+    candidate that is finite serves and wins.
 
-    >>> monitor = DriftMonitor(r=1)
-    >>> monitor.observe(0.1).train, monitor.serve
-    (('model',), 'model')
-    >>> decision = monitor.observe(0.5)
-    >>> decision.enter, decision.train, decision.compare
-    (True, ('model', 'reactive'), ('model', 'reactive'))
-    >>> monitor.entered(0.7)
-    >>> monitor.conclude(0.4, 0.2), monitor.has_stable
-    (True, True)
+    >>> monitor = DriftMonitor()
+    >>> right, wrong = torch.zeros(100), torch.ones(100)
+    >>> monitor.observe({"keep": right}).event, monitor.observe({"keep": wrong}).event
+    ('none', 'enter')
+    >>> monitor.begin(["fresh", "warm"])
+    >>> monitor.observe({"keep": wrong, "fresh": right, "warm": wrong})
+    Decision(event='switch', winner='fresh')
     """
 
     def __init__(
-        self, form: str = "A", *, delta: float = 0.1, r: int = 4, greedy: bool = True, as_published: bool = False
+        self,
+        *,
+        delta: float = 0.02,
+        z: float = 2.5,
+        r: int = 4,
+        longest: int = 8,
+        margin: float = 0.005,
+        margin_z: float = 2.0,
+        early_z: float = 4.0,
+        memory: int = 20,
+        challenge: int | None = None,
+        discount: float = 0.5,
+        min_n: int = 1,
     ) -> None:
-        if form not in FORMS:
-            raise ValueError(message("DriftMonitor", f"form must be one of {', '.join(FORMS)}", repr(form), "Use 'A'."))
-        if not delta >= 0:
-            raise ValueError(message("DriftMonitor", "delta must not be negative", str(delta), "The default is 0.1."))
-        if not (isinstance(r, int) and r >= 1):
-            raise ValueError(message("DriftMonitor", "r must be a whole number from 1", str(r), "The default is 4."))
-        self.form, self.delta, self.r, self.greedy, self.as_published = form, delta, r, greedy, as_published
-        self.reactive_mode = self.has_stable = False
-        self.k = self.switches = self.trials = 0
-        self._again = False
-        self._best: float | None = None
-        self._now = self._now_reactive = math.inf
-        self._reactive_best: float | None = None
+        who = "DriftMonitor"
+        if not (delta >= 0 and z >= 0 and margin >= 0 and margin_z >= 0 and early_z >= 0 and 0 <= discount <= 1):
+            rule = "delta, z, margin, margin_z, early_z must not be negative, discount must be in [0, 1]"
+            raise ValueError(
+                message(who, rule, f"{delta}, {z}, {margin}, {margin_z}, {early_z}, {discount}", "See it.")
+            )
+        if not (1 <= r <= longest and memory >= 1 and min_n >= 1 and (challenge is None or challenge >= 1)):
+            rule = "r must be in [1, longest], memory, min_n and challenge at least 1"
+            raise ValueError(message(who, rule, f"{r}, {longest}, {memory}, {min_n}, {challenge}", "r=4 is usual."))
+        self.delta, self.z, self.r, self.longest = delta, z, r, longest
+        self.margin, self.margin_z, self.early_z = margin, margin_z, early_z
+        self.memory, self.challenge, self.discount, self.min_n = memory, challenge, discount, min_n
+        self.k = self.trials = self.switches = self.quiet = 0
+        self._history: list[tuple[float, float]] = []
+        self._leads: dict[str, _Lead] = {}
+        self._recent: dict[str, list[float]] = {}
+        self._scores: dict[str, float] = {}
+        self._out: set[str] = set()
+        self._calm = False
+        self._pending: list[dict[str, Tensor]] = []
+        self.in_trial = False
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The names whose losses `observe` needs."""
+        return (KEEP, *self._leads)
 
     @property
     def serve(self) -> str:
-        """The model that predicts the next batch, "model" or "reactive"."""
-        if not self.reactive_mode:
-            return "model"
-        lost = math.isinf(self._now) and not math.isinf(self._now_reactive)
-        return "reactive" if lost or (self.greedy and self._now_reactive < self._now) else "model"
+        """The candidate that predicts the next batch."""
+        alive = {name: score for name, score in self._scores.items() if name not in self._out}
+        if not self.in_trial or not alive:
+            return KEEP
+        best = min(alive.values())
+        return KEEP if alive.get(KEEP, math.inf) <= best else next(n for n, score in alive.items() if score == best)
 
     @property
-    def best(self) -> float | None:
-        """The least risk that the model has shown on a batch."""
-        return self._best
+    def reference(self) -> float | None:
+        """The best mean loss of the last batches."""
+        return min((mean for mean, _ in self._history), default=None)
 
-    def _lowered(self, best: float | None, risk: float) -> float:
-        unset = best is None or (self.as_published and best == 0.0)
-        return risk if unset or best is None else min(best, risk)
-
-    def observe(
-        self,
-        model: float,
-        *,
-        stable: float | None = None,
-        reactive: float | None = None,
-        frozen: float | None = None,
-    ) -> Decision:
-        """Take in the risks on a batch, before anything trains on it.
-
-        Args:
-            model: of the model.
-            stable: of the stable model, where `has_stable` and no trial runs.
-            reactive: of the reactive model, within a trial.
-            frozen: of the frozen model (form B, "standard"); not needed while there is none.
+    def begin(self, names: Sequence[str]) -> None:
+        """The names of the candidates beside the model, after "enter" or "reenter".
 
         Raises:
-            ValueError: a risk is missing that the state needs.
+            ValueError: no trial was asked for, or a name is taken.
         """
-        self._now = _worst(model)
-        if self.reactive_mode:
-            if reactive is None:
-                self._missing("reactive", "a trial runs")
-            else:
-                self._now_reactive = _worst(reactive)
-                self._reactive_best = self._lowered(self._reactive_best, self._now_reactive)
-        return self._observe_a(stable) if self.form == "A" else self._observe_frozen(frozen)
+        if not self.in_trial or self.k:
+            raise ValueError(message("DriftMonitor.begin", "a trial must have been entered", "none", "Observe first."))
+        if KEEP in names or len(set(names)) != len(names):
+            raise ValueError(message("DriftMonitor.begin", "names must differ, none 'keep'", str(names), "Rename."))
+        self._leads = {name: _Lead() for name in names}
+        self._recent = {name: [] for name in (KEEP, *names)}
 
-    def entered(self, risk: float) -> None:
-        """The untrained reactive model's risk on the batch that started the trial."""
-        self._now_reactive = self._reactive_best = _worst(risk)
+    def observe(self, losses: Mapping[str, Tensor]) -> Decision:
+        """Take in losses `[n]` of each candidate on a batch, measured before it is trained on.
 
-    def conclude(self, first: float, second: float) -> bool:
-        """The trial's end: risks on its sample of the two models of `Decision.compare`; whether the model is replaced.
+        An empty batch changes nothing.
 
-        Where it is, the reactive model becomes the model, with its window. In form A a new stable model starts behind
-        this batch; in form B the frozen model is a copy of the new one.
+        Raises:
+            ValueError: a candidate's losses are missing, or they are not one number a point.
         """
-        margin = self.delta / 2 if self.form == "B" else 0.0
-        first, second = _worst(first), _worst(second)
-        switch = first > second if math.isinf(first) else first - margin > second
-        self.reactive_mode = False
-        if switch:
-            self.switches += 1
-            self._now = self._now_reactive
-            self.has_stable = self.form == "A"
-            self._best = self._reactive_best if self.form == "A" else None
-        return switch
+        batch = self._checked(losses)
+        if not len(batch[KEEP]):
+            return Decision()
+        self._pending.append(batch)
+        if sum(len(part[KEEP]) for part in self._pending) < self.min_n:
+            return Decision("pending")
+        batch = {name: torch.cat([part[name] for part in self._pending]) for name in self.candidates}
+        self._pending = []
+        return self._trial(batch) if self.in_trial else self._stable(batch[KEEP])
 
-    def _missing(self, name: str, state: str) -> NoReturn:
-        rule, advice = f"needs the risk of the {name} model", f"Pass it: {state}."
-        raise ValueError(message("DriftMonitor.observe", rule, "None", advice))
+    def head_start(self, losses: Mapping[str, Tensor]) -> Decision:
+        """Losses on the rest of the batch that entered the trial, after the candidates trained on its beginning."""
+        batch = self._checked(losses)
+        self._score(batch)
+        return self._early()
 
-    def _fires(self, risk: float, best: float | None) -> bool:
-        if math.isinf(risk):
-            return True
-        return best is not None and risk > best + self.delta
+    def disqualify(self, name: str) -> None:
+        """Say that a candidate diverged: it is not served, and cannot win."""
+        self._out.add(name)
 
-    def _observe_a(self, stable: float | None) -> Decision:
-        self._best = self._lowered(self._best, self._now)
-        enter = False
-        if not self.reactive_mode:
-            if self.has_stable and stable is None:
-                self._missing("stable", "there is one")
-            younger = stable is not None and self._now > _worst(stable) + self.delta / 2
-            enter = self._fires(self._now, self._best) or younger
-            if not enter:
-                return Decision(train=("model", "stable") if self.has_stable else ("model",))
-            self._begin()
-        self.k += 1
-        return Decision(
-            enter=enter,
-            clear=enter and not self.as_published,
-            extend=True,
-            train=("model", "reactive"),
-            compare=("model", "reactive") if self.k == self.r else None,
-        )
+    def _checked(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        batch = {}
+        for name in self.candidates:
+            values = losses.get(name)
+            if values is None:
+                got, advice = ", ".join(losses) or "none", "Pass one tensor of losses for each candidate."
+                raise ValueError(message("DriftMonitor.observe", f"needs the losses of {name!r}", got, advice))
+            if values.dim() != 1 or len(values) != len(losses[KEEP]):
+                rule = "losses must be one number a point, as many for each candidate"
+                raise ValueError(message("DriftMonitor.observe", rule, describe(values), "Use reduction='none'."))
+            batch[name] = values.detach().to("cpu", torch.float64)
+        return batch
 
-    def _observe_frozen(self, frozen: float | None) -> Decision:
-        known = self._best is not None
-        freeze = not self.reactive_mode and (not known or self._now < (self._best or 0.0))
-        if freeze:
-            self._best, risk = self._now, self._now
-        elif frozen is None:
-            self._missing("frozen", "there is one")
-        else:
-            risk = _worst(frozen)
-        fire = self._fires(risk, self._best)
-        if self.form == "standard":
-            if fire:
-                self.switches += 1
-                self._best = None
-            return Decision(freeze=freeze, replace=fire)
-        enter = fire and (not self.reactive_mode or self._again)
-        if not self.reactive_mode and not fire:
-            return Decision(freeze=freeze)
-        if enter:
-            self._begin()
-        if not fire:
-            self._again = True
-        self.k += 1
-        return Decision(
-            freeze=freeze,
-            enter=enter,
-            clear=enter,
-            extend=self.r / 2 < self.k <= self.r,
-            train=("model", "reactive"),
-            freeze_reactive=self.k == max(1, self.r // 2) and self.r > 1,
-            compare=None if self.k < self.r else ("frozen", "frozen_reactive" if self.r > 1 else "reactive"),
-        )
-
-    def _begin(self) -> None:
-        self.reactive_mode, self.k, self._again = True, 0, False
+    def _stable(self, losses: Tensor) -> Decision:
+        mean, error = _mean_and_error(losses)
+        finite = math.isfinite(mean) and KEEP not in self._out
+        self.quiet += 1
+        fires = not finite or self._fires(mean, error)
+        if finite:
+            self._history = [*self._history, (mean, error)][-self.memory :]
+        if not fires and not (self.challenge and self.quiet >= self.challenge):
+            return Decision()
         self.trials += 1
+        self._open()
+        if finite:
+            self._scores[KEEP] = mean
+        else:
+            self._out.add(KEEP)
+        return Decision("enter")
+
+    def _open(self) -> None:
+        self.in_trial, self.k, self.quiet, self._calm = True, 0, 0, False
+        self._leads, self._recent, self._scores, self._out = {}, {}, {}, set()
+
+    def _fires(self, mean: float, error: float) -> bool:
+        if not self._history:
+            return False
+        best, spread = min(self._history)
+        return mean > best + max(self.delta, self.z * math.hypot(error, spread)) or self.delta == 0
+
+    def _score(self, batch: Mapping[str, Tensor]) -> None:
+        keep = batch[KEEP]
+        for name, losses in batch.items():
+            mean = float(losses.mean())
+            if not math.isfinite(mean):
+                self._out.add(name)
+                continue
+            before = self._scores.get(name)
+            scored = before is not None and name in self._recent and self._recent[name]
+            self._scores[name] = mean if not scored else self.discount * (before or 0.0) + (1 - self.discount) * mean
+            self._recent.setdefault(name, []).append(mean)
+            if name != KEEP and KEEP not in self._out:
+                self._leads[name].add(keep - losses)
+
+    def _best(self) -> str | None:
+        """The candidate that leads, by the mean of its lead."""
+        alive = [name for name in self._leads if name not in self._out and self._leads[name].count]
+        return max(alive, key=lambda name: self._leads[name].mean, default=None)
+
+    def _early(self) -> Decision:
+        if KEEP in self._out:
+            alive = {name: score for name, score in self._scores.items() if name not in self._out}
+            return self._switch(min(alive, key=lambda name: alive[name])) if alive else Decision()
+        name = self._best()
+        if name is None:
+            return Decision()
+        lead = self._leads[name]
+        if lead.mean > max(self.margin, self.early_z * lead.error):
+            return self._switch(name)
+        return Decision()
+
+    def _trial(self, batch: Mapping[str, Tensor]) -> Decision:
+        mean, error = _mean_and_error(batch[KEEP])
+        fires = not math.isfinite(mean) or self._fires(mean, error)
+        if fires and self._calm:
+            self.trials += 1
+            self._open()
+            self._scores[KEEP] = mean
+            return Decision("reenter")
+        self._calm = self._calm or not fires
+        self.k += 1
+        self._score(batch)
+        decision = self._early()
+        if decision.event != "none":
+            return decision
+        name = self._best()
+        lead = None if name is None else self._leads[name]
+        if name is not None and lead is not None and self.k >= self.r:
+            if lead.mean > max(self.margin, self.margin_z * lead.error):
+                return self._switch(name)
+            if lead.mean <= 0 or self.k >= self.longest:
+                return self._end(KEEP)
+        if name is None and self.k >= self.r:
+            return self._end(KEEP)
+        return Decision()
+
+    def _switch(self, name: str) -> Decision:
+        self.switches += 1
+        return self._end(name)
+
+    def _end(self, name: str) -> Decision:
+        shown = self._recent.get(name, [])
+        self._history = [(mean, 0.0) for mean in shown][-self.memory :]
+        self.in_trial, self.k, self.quiet = False, 0, 0
+        self._leads, self._recent, self._scores, self._out = {}, {}, {}, set()
+        return Decision("keep") if name == KEEP else Decision("switch", name)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, settings included."""
-        return dict(vars(self))
+        state = {name: value for name, value in vars(self).items() if name not in ("_leads", "_out")}
+        state["_leads"] = {name: vars(lead).copy() for name, lead in self._leads.items()}
+        return {**state, "_out": sorted(self._out)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
         vars(self).update(state)
+        self._leads = {name: _Lead(**lead) for name, lead in state["_leads"].items()}
+        self._out = set(state["_out"])
+
+
+def _mean_and_error(losses: Tensor) -> tuple[float, float]:
+    n = len(losses)
+    variance = float(losses.var(unbiased=False)) if n > 1 else 0.0
+    return float(losses.mean()), math.sqrt((variance + 1 / n**2) / n)

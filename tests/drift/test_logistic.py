@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgeops._native import translate
-from edgeops.drift import DriftMonitor, DriftSurfLogistic, StrsagaBank, prequential
+from edgeops.drift import PublishedLogistic, PublishedMonitor, StrsagaBank, prequential
 from edgeops.drift.logistic import LEARNERS, Aue, Aware
 from edgeops.drift.streams import DriftStream, read_stream, synthetic
 from edgeops.drift.strsaga import PointStore, visits
@@ -50,7 +50,7 @@ def test_saved_and_restored_at_every_step(name: str) -> None:
 @pytest.mark.parametrize("form", ["A", "B"])
 def test_driftsurf_recovers_where_never_resetting_does_not(form: str) -> None:
     stream = synthetic.sine1(seed=1).with_constant()
-    surf = DriftSurfLogistic(3, DriftMonitor(form), **SETTINGS)
+    surf = PublishedLogistic(3, PublishedMonitor(form), **SETTINGS)
     ours, never = prequential(surf, stream), prequential(LEARNERS["Oblivious"](3, (), **SETTINGS), stream)
     assert surf.monitor.switches >= 4
     for drift in stream.drifts:
@@ -157,8 +157,8 @@ def test_the_op_refuses_and_leaves_everything_as_it_was() -> None:
 
 
 def test_refusals() -> None:
-    with refused(ValueError, "DriftSurfLogistic", "risk must be 'regularised' or 'zero-one'", "'loss'"):
-        DriftSurfLogistic(3, DriftMonitor(), risk="loss", **SETTINGS)
+    with refused(ValueError, "PublishedLogistic", "risk must be 'regularised' or 'zero-one'", "'loss'"):
+        PublishedLogistic(3, PublishedMonitor(), risk="loss", **SETTINGS)
     with refused(ValueError, "StrsagaBank", "eta, rate and slots must be positive"):
         StrsagaBank(PointStore(2), 1, eta=0.0, mu=0.0, generator=torch.Generator())
     with refused(ValueError, "PointStore.append", "labels must be -1 or 1"):

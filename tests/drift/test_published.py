@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeops.drift.monitor import DriftMonitor
+from edgeops.drift.published import PublishedMonitor
 from tests.messages import refused
 
 RISKS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.5, math.nan]))
 
 
-def step(m: DriftMonitor, model: float, reactive: float = 0.3, stable: float = 0.1, frozen: float = 0.1, switch=None):
+def step(
+    m: PublishedMonitor, model: float, reactive: float = 0.3, stable: float = 0.1, frozen: float = 0.1, switch=None
+):
     """One batch with given risks; `switch` are the risks on the trial's sample."""
     decision = m.observe(
         model,
@@ -32,7 +34,7 @@ def step(m: DriftMonitor, model: float, reactive: float = 0.3, stable: float = 0
 
 def test_no_drift_never_leaves_the_stable_state() -> None:
     for form in ("A", "B", "standard"):
-        m = DriftMonitor(form)
+        m = PublishedMonitor(form)
         for risk in [0.2, 0.15, 0.1, 0.19, 0.12] * 4:
             assert step(m, risk, frozen=risk).train == ("model",)
         assert (m.trials, m.switches, m.serve) == (0, 0, "model")
@@ -41,7 +43,7 @@ def test_no_drift_never_leaves_the_stable_state() -> None:
 
 @pytest.mark.parametrize("form", ["A", "B"])
 def test_abrupt_drift_enters_serves_greedily_and_switches_after_r(form: str) -> None:
-    m = DriftMonitor(form)
+    m = PublishedMonitor(form)
     step(m, 0.1)
     entry = step(m, 0.6, reactive=0.7, frozen=0.6)
     assert (entry.enter, entry.clear, entry.train, m.serve) == (True, True, ("model", "reactive"), "model")
@@ -55,7 +57,7 @@ def test_abrupt_drift_enters_serves_greedily_and_switches_after_r(form: str) -> 
 
 
 def test_false_alarm_keeps_the_model_and_its_best_risk() -> None:
-    m = DriftMonitor()
+    m = PublishedMonitor()
     step(m, 0.1)
     step(m, 0.4)
     for _ in range(3):
@@ -65,7 +67,7 @@ def test_false_alarm_keeps_the_model_and_its_best_risk() -> None:
 
 
 def test_a_younger_model_that_is_better_starts_a_trial() -> None:
-    m = DriftMonitor(r=1)
+    m = PublishedMonitor(r=1)
     step(m, 0.1)
     step(m, 0.5, reactive=0.4, switch=(0.4, 0.2))
     assert m.has_stable
@@ -75,7 +77,7 @@ def test_a_younger_model_that_is_better_starts_a_trial() -> None:
 
 def test_form_a_extends_the_sample_at_each_batch_of_the_trial_and_b_in_its_second_half() -> None:
     for form, wanted in (("A", [True] * 4), ("B", [False, False, True, True])):
-        m = DriftMonitor(form)
+        m = PublishedMonitor(form)
         step(m, 0.1)
         decisions = [step(m, 0.6, frozen=0.6) for _ in range(4)]
         assert [d.extend for d in decisions] == wanted
@@ -86,7 +88,7 @@ def test_form_a_extends_the_sample_at_each_batch_of_the_trial_and_b_in_its_secon
 
 def test_form_b_margin_protects_the_model() -> None:
     for risks, switched in (((0.30, 0.26), False), ((0.30, 0.24), True)):
-        m = DriftMonitor("B")
+        m = PublishedMonitor("B")
         step(m, 0.1)
         for _ in range(4):
             step(m, 0.6, frozen=0.6, switch=risks)
@@ -94,7 +96,7 @@ def test_form_b_margin_protects_the_model() -> None:
 
 
 def test_form_b_enters_again_once_the_degradation_went_away() -> None:
-    m = DriftMonitor("B")
+    m = PublishedMonitor("B")
     step(m, 0.1)
     fire = [step(m, 0.6, frozen=f).enter for f in (0.6, 0.6, 0.1, 0.6)]
     assert fire == [True, False, False, True]
@@ -103,12 +105,12 @@ def test_form_b_enters_again_once_the_degradation_went_away() -> None:
 
 
 def test_form_b_freezes_at_each_new_best_risk() -> None:
-    m = DriftMonitor("B")
+    m = PublishedMonitor("B")
     assert [step(m, risk, frozen=risk).freeze for risk in (0.3, 0.2, 0.25, 0.1)] == [True, True, False, True]
 
 
 def test_standard_replaces_at_once() -> None:
-    m = DriftMonitor("standard")
+    m = PublishedMonitor("standard")
     step(m, 0.1)
     decision = step(m, 0.5, frozen=0.5)
     assert (decision.replace, decision.train, m.best, m.switches) == (True, ("model",), None, 1)
@@ -117,20 +119,20 @@ def test_standard_replaces_at_once() -> None:
 
 def test_best_risk_of_zero_is_a_best_risk() -> None:
     for published, entered in ((False, True), (True, False)):
-        m = DriftMonitor(as_published=published)
+        m = PublishedMonitor(as_published=published)
         step(m, 0.0)
         assert step(m, 0.2).enter == entered
 
 
 def test_the_published_program_keeps_the_sample_of_a_trial_that_kept_the_model() -> None:
     for published in (False, True):
-        m = DriftMonitor(r=1, as_published=published)
+        m = PublishedMonitor(r=1, as_published=published)
         step(m, 0.1)
         assert step(m, 0.5, switch=(0.1, 0.2)).clear != published
 
 
 def test_trials_may_follow_one_another() -> None:
-    m = DriftMonitor(r=1)
+    m = PublishedMonitor(r=1)
     step(m, 0.1)
     assert all(step(m, 0.5, switch=(0.1, 0.2)).enter for _ in range(3))
     assert (m.trials, m.switches) == (3, 0)
@@ -139,7 +141,7 @@ def test_trials_may_follow_one_another() -> None:
 @pytest.mark.parametrize("form", ["A", "B"])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_infinite_delta_never_enters(form: str, risks: list[float]) -> None:
-    m = DriftMonitor(form, delta=math.inf)
+    m = PublishedMonitor(form, delta=math.inf)
     for risk in risks:
         assert not step(m, risk, frozen=risk).enter
     assert m.trials == 0
@@ -147,7 +149,7 @@ def test_infinite_delta_never_enters(form: str, risks: list[float]) -> None:
 
 @pytest.mark.parametrize("form", ["A", "B"])
 def test_delta_zero_enters_whenever_the_risk_rises(form: str) -> None:
-    m = DriftMonitor(form, delta=0.0, r=1)
+    m = PublishedMonitor(form, delta=0.0, r=1)
     entered = [step(m, risk, frozen=risk, switch=(0.1, 0.2)).enter for risk in (0.3, 0.3, 0.31, 0.32, 0.3)]
     assert entered == [False, False, True, True, False]
 
@@ -156,7 +158,7 @@ def test_delta_zero_enters_whenever_the_risk_rises(form: str) -> None:
 @pytest.mark.parametrize("form", ["A", "B"])
 @given(st.lists(st.tuples(RISKS, RISKS), min_size=1, max_size=30))
 def test_a_risk_that_is_not_a_number_is_not_served(form: str, greedy: bool, risks: list[tuple[float, float]]) -> None:
-    m = DriftMonitor(form, r=3, greedy=greedy, delta=math.inf)
+    m = PublishedMonitor(form, r=3, greedy=greedy, delta=math.inf)
     for model, reactive in risks:
         switches = m.switches
         step(m, model, reactive=reactive, stable=model, frozen=model, switch=(model, reactive))
@@ -171,9 +173,9 @@ def test_a_risk_that_is_not_a_number_is_not_served(form: str, greedy: bool, risk
 @pytest.mark.parametrize("form", ["A", "B", "standard"])
 @given(st.lists(st.tuples(RISKS, RISKS, RISKS, RISKS), min_size=1, max_size=30), st.integers(1, 4))
 def test_saved_and_restored_at_every_step(form: str, risks: list[tuple[float, ...]], r: int) -> None:
-    m, other = DriftMonitor(form, r=r), DriftMonitor(form, r=r)
+    m, other = PublishedMonitor(form, r=r), PublishedMonitor(form, r=r)
     for model, reactive, stable, frozen in risks:
-        fresh = DriftMonitor()
+        fresh = PublishedMonitor()
         fresh.load_state_dict(other.state_dict())
         other = fresh
         assert step(m, model, reactive, stable, frozen) == step(other, model, reactive, stable, frozen)
@@ -182,14 +184,14 @@ def test_saved_and_restored_at_every_step(form: str, risks: list[tuple[float, ..
 
 
 def test_refusals() -> None:
-    with refused(ValueError, "DriftMonitor", "form must be one of A, B, standard", "'E'"):
-        DriftMonitor("E")
-    with refused(ValueError, "DriftMonitor", "delta must not be negative", "nan"):
-        DriftMonitor(delta=math.nan)
-    with refused(ValueError, "DriftMonitor", "r must be a whole number from 1", "0"):
-        DriftMonitor(r=0)
-    m = DriftMonitor()
+    with refused(ValueError, "PublishedMonitor", "form must be one of A, B, standard", "'E'"):
+        PublishedMonitor("E")
+    with refused(ValueError, "PublishedMonitor", "delta must not be negative", "nan"):
+        PublishedMonitor(delta=math.nan)
+    with refused(ValueError, "PublishedMonitor", "r must be a whole number from 1", "0"):
+        PublishedMonitor(r=0)
+    m = PublishedMonitor()
     step(m, 0.1)
     step(m, 0.5)
-    with refused(ValueError, "DriftMonitor.observe", "needs the risk of the reactive model", "None"):
+    with refused(ValueError, "PublishedMonitor.observe", "needs the risk of the reactive model", "None"):
         m.observe(0.5)
