@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to doubt a model, and when to replace it: a state machine over losses, no model inside. Drift spec, section 12."""
+"""When to doubt a model and when to replace it: a state machine over losses. Drift spec, section 12."""
 
 from __future__ import annotations
 

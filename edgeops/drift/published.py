@@ -45,8 +45,8 @@ def _worst(risk: float) -> float:
 class PublishedMonitor:
     """Stable and reactive states of DriftSurf.
 
-    After each batch: `observe` the risks that the models showed on it before training, do what the `PublishedDecision` says,
-    and where it asks, `conclude` the trial. `serve` names the model that predicts the next batch.
+    After each batch: `observe` the risks that the models showed on it before training, do what the `PublishedDecision`
+    says, and where it asks, `conclude` the trial. `serve` names the model that predicts the next batch.
 
     Args:
         form: "A", two tests (a stable model beside the model); "B", the frozen model's test; "standard", which has no
@@ -144,7 +144,7 @@ class PublishedMonitor:
         self._now_reactive = self._reactive_best = _worst(risk)
 
     def conclude(self, first: float, second: float) -> bool:
-        """The trial's end: risks on its sample of the two models of `PublishedDecision.compare`; whether the model is replaced.
+        """The trial's end, by the risks of `PublishedDecision.compare`'s models on its sample: whether one is replaced.
 
         Where it is, the reactive model becomes the model, with its window. In form A a new stable model starts behind
         this batch; in form B the frozen model is a copy of the new one.
