@@ -9,6 +9,10 @@ from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.module import DriftReport as DriftReport
+from edgeops.drift.module import DriftSurf as DriftSurf
+from edgeops.drift.monitor import Decision as Decision
+from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.streams import DriftStream as DriftStream
