@@ -52,7 +52,7 @@ class ModuleBank:
         self.recipe, self.loss, self.score, self.buffer = recipe, loss, score, buffer
         self.rate, self.minibatch, self.batched, self.autocast = rate, minibatch, batched, autocast
         self.candidates: dict[str, Candidate] = {KEEP: recipe.fresh(module)}
-        self.program = Program(self.candidates[KEEP].module, self._grouped, compiled)
+        self.program = Program(self.candidates[KEEP].module, self._losses, compiled)
         self.stack: Stack | None = None
         self.version = 0
         """Grows whenever a model changes."""
@@ -71,6 +71,7 @@ class ModuleBank:
         elif recipe.scaler is not None:
             self._refuse("each candidate's gradient scaler needs a step of its own")
         self._agreed = False
+        self._weights: dict[object, Tensor] = {}
         device = recipe.device
         self._bad, self._unit = torch.zeros(1, device=device), torch.ones(1, device=device)
 
@@ -83,10 +84,9 @@ class ModuleBank:
     def _context(self) -> Any:
         return nullcontext() if self.autocast is None else self.autocast()
 
-    def _grouped(self, outputs: Tensor, y: Tensor, groups: int) -> Tensor:
-        """Mean loss of each of `groups` equal parts of the points."""
-        losses = per_sample(self.loss(*aligned(outputs, y)), len(y), "loss_fn")
-        return losses.reshape(groups, -1).mean(1)
+    def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What is trained, for each point, `[n]`."""
+        return per_sample(self.loss(*aligned(outputs, y)), len(y), "loss_fn")
 
     # what a trial asks for
 
@@ -169,7 +169,7 @@ class ModuleBank:
             outputs = self.candidates[KEEP].module(x[:2])
         self.score.decide(y)
         self.score(outputs, y[:2])
-        self._grouped(outputs, y[:2], 1)
+        self._losses(outputs, y[:2])
 
     def train(self, names: Sequence[str], x: Tensor, y: Tensor) -> None:
         """Train these on a batch, which joins the stored points."""
@@ -222,34 +222,43 @@ class ModuleBank:
                     self._step(c, some_x, some_y)
         finally:
             c.module.eval()
-            c.optimizer.zero_grad()
+            for p in c.trained:
+                p.grad = None
 
     def _step(self, c: Candidate, x: Tensor, y: Tensor) -> None:
-        c.optimizer.zero_grad()
+        for p in c.trained:
+            p.grad = None
         with self._context():
-            loss = self.program.one(c.module, x, y)
+            losses = self.program.one(c.module, x, y)
         c.steps += 1
         if c.scaler is not None:
             before = c.scaler.get_scale()
-            c.scaler.scale(loss).backward()
+            c.scaler.scale(losses.mean()).backward()
             c.scaler.step(c.optimizer)
             c.scaler.update()
             self._count_skipped([c] if c.scaler.get_scale() < before else [])
             return
-        loss.backward()
-        if math.isfinite(loss.item()) and self._all_finite([p.grad for p in c.trained if p.grad is not None]):
+        # the mean's gradient, without the mean
+        losses.backward(self._shares(losses))
+        if self._all_finite([losses.detach(), *[p.grad for p in c.trained if p.grad is not None]]):
             c.optimizer.step()
         else:
             self._count_skipped([c])
 
-    def _all_finite(self, grads: list[Tensor]) -> bool:
-        if not grads:
-            return True
-        if any(g.layout != torch.strided or g.dtype != grads[0].dtype for g in grads):
-            dense = [g.coalesce().values() if g.is_sparse else g for g in grads]
+    def _shares(self, losses: Tensor) -> Tensor:
+        """What each loss weighs in the mean over the last dimension."""
+        key = (losses.shape, losses.dtype, losses.device)
+        if key not in self._weights:
+            self._weights = {} if len(self._weights) > 8 else self._weights
+            self._weights[key] = torch.full_like(losses, 1 / losses.shape[-1], requires_grad=False)
+        return self._weights[key]
+
+    def _all_finite(self, found: list[Tensor]) -> bool:
+        if any(g.layout != torch.strided or g.dtype != found[0].dtype for g in found):
+            dense = [g.coalesce().values() if g.is_sparse else g for g in found]
             return all(bool(g.isfinite().all()) for g in dense)
         self._bad.zero_()
-        torch._amp_foreach_non_finite_check_and_unscale_(grads, self._bad, self._unit)
+        torch._amp_foreach_non_finite_check_and_unscale_(found, self._bad, self._unit)
         return not self._bad.item()
 
     def _count_skipped(self, candidates: Sequence[Candidate]) -> None:
@@ -267,7 +276,7 @@ class ModuleBank:
             for some_x, some_y in zip(xs.tensor_split(parts, 1), ys.tensor_split(parts, 1), strict=True):
                 with self._context():
                     losses = self.program.many(stack, some_x, some_y)
-                grads = torch.autograd.grad(losses.sum(), stack.leaves, allow_unused=True)
+                grads = torch.autograd.grad(losses, stack.leaves, self._shares(losses), allow_unused=True)
                 self._step_many(stack, optimizer, losses.detach(), grads)
         finally:
             for c in stack.candidates:
@@ -279,8 +288,8 @@ class ModuleBank:
     ) -> None:
         taken = [True] * len(losses)
         there = [g for g in grads if g is not None]
-        if not (math.isfinite(losses.sum().item()) and self._all_finite(there)):
-            fine = losses.isfinite()
+        if not self._all_finite([losses, *there]):
+            fine = losses.isfinite().all(1)
             for g in there:
                 fine &= g.flatten(1).isfinite().all(1)
             taken = fine.tolist()

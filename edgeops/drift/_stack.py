@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.func import functional_call, vmap
 from edgeops.drift._candidate import Candidate, OptimizerFactory, without_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 class Stack:
@@ -61,17 +63,16 @@ class Stack:
         optimizer = factory([p for c in self.candidates for p in c.trained])
         optimizer.param_groups.clear()
         for number in range(len(settings[0])):
-            groups: list[dict[str, object]] = []
+            groups: list[dict[str, Any]] = []
             for c, own in zip(self.candidates, settings, strict=True):
                 params = list(c.optimizer.param_groups[number]["params"])
                 same = next((g for g in groups if _settings(g) == own[number]), None)
                 if same is None:
                     groups.append({**own[number], "params": params})
                 else:
-                    same["params"] = [*same["params"], *params]  # type: ignore[misc]
+                    same["params"] = [*same["params"], *params]
             for group in groups:
-                if group.get("foreach", False) is None and not group.get("fused"):
-                    group["foreach"] = True
+                _hasten(optimizer, group)
             optimizer.param_groups.extend(groups)
         for c in self.candidates:
             for p in c.trained:
@@ -82,7 +83,20 @@ class Stack:
         return optimizer
 
 
-def _settings(group: dict[str, object]) -> dict[str, object]:
+def _hasten(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    """Choose the form that steps many small tensors in the least time: the same rule, other kernels."""
+    if group.get("foreach", False) is not None or group.get("fused"):
+        return
+    params = group["params"]
+    plain = all(p.device.type == "cpu" and p.dtype in (torch.float32, torch.float64) for p in params)
+    barred = group.get("differentiable") or group.get("capturable") or isinstance(group.get("lr"), Tensor)
+    if type(optimizer) in FUSED and plain and not barred:
+        group["fused"] = True
+    else:
+        group["foreach"] = True
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name != "params"}
 
 
@@ -91,11 +105,11 @@ class Program:
 
     Args:
         module: the architecture; its parameters are not kept.
-        loss: mean loss of outputs and labels, for each of the groups that the points fall into: `[groups]`.
+        loss: losses `[n]` of outputs `[n, ...]` and labels.
         compiled: whether the step's forward and backward are compiled, or the backend that does it.
     """
 
-    def __init__(self, module: nn.Module, loss: Callable[[Tensor, Tensor, int], Tensor], compiled: object) -> None:
+    def __init__(self, module: nn.Module, loss: Loss, compiled: object) -> None:
         self.template = without_memory(module)
         self.slots = [
             (kind, held, name, f"{prefix}.{name}" if prefix else name)
@@ -140,26 +154,26 @@ class Program:
                 held[name] = part  # type: ignore[assignment]
 
     def _one_loss(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(functional_call(self.template, (params, buffers), (x,)), y, 1).sum()
+        return self.loss(functional_call(self.template, (params, buffers), (x,)), y)
 
     def _many_losses(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         outputs = vmap(lambda p, b, x: functional_call(self.template, (p, b), (x,)))(params, buffers, x)
-        return self.loss(outputs.flatten(0, 1), y.flatten(0, 1), len(x))
+        return self.loss(outputs.flatten(0, 1), y.flatten(0, 1)).view(len(x), -1)
 
     def one(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The mean loss of a module in training mode."""
+        """Losses `[n]` of a module in training mode."""
         if not self.compiled:
-            return self.loss(module(x), y, 1).sum()
+            return self.loss(module(x), y)
         self.template.train()
         for tensor in (x, y):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         return self._one(dict(module.named_parameters()), dict(module.named_buffers()), x, y)
 
     def many(self, stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-        """Mean losses `[candidates]` in training mode on points `[candidates, n, ...]` of each."""
+        """Losses `[candidates, n]` in training mode on points `[candidates, n, ...]` of each."""
         if not self.compiled:
             outputs = self.outputs(stack, x, each=True, train=True)
-            return self.loss(outputs.flatten(0, 1), y.flatten(0, 1), len(x))
+            return self.loss(outputs.flatten(0, 1), y.flatten(0, 1)).view(len(x), -1)
         self.template.train()
         for tensor in (x, y):
             torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
