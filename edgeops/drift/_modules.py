@@ -59,7 +59,7 @@ class ModuleBank:
         self.skipped = 0
         """Optimizer steps that were not taken, for a loss or gradient that is not finite."""
         self.known: dict[int, Tensor] = {}
-        """Outputs that a candidate gave for the points now scored, by its uid."""
+        """Outputs that a candidate gave for the points that are scored next, by its uid."""
         self.seen: Tensor | None = None
         """The first scores since this was set to `None`: those before any training on the batch."""
         self.diverged: Callable[[str], None] = lambda name: None
@@ -151,13 +151,14 @@ class ModuleBank:
     def losses(self, names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
         """Score of each model on each point, `[names, n]`, in evaluation mode."""
         self.score.decide(y)
-        stack = self._stacked(names, x)
+        stack, known = self._stacked(names, x), self.known
+        self.known = {}
         with self._context():
             if stack is not None:
                 outputs = list(self.program.outputs(stack, x, each=False, train=False))
             else:
                 chosen = [self.candidates[name] for name in names]
-                outputs = [self.known[c.uid] if c.uid in self.known else c.module(x) for c in chosen]
+                outputs = [known[c.uid] if c.uid in known else c.module(x) for c in chosen]
         scores = torch.stack([self.score(out, y) for out in outputs])
         self.seen = scores if self.seen is None else self.seen
         return scores
@@ -327,7 +328,7 @@ class ModuleBank:
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
         models = {name: c.state_dict() for name, c in self.candidates.items()}
-        numbers = {"made": self.recipe.made, "skipped": self.skipped, "agreed": self._agreed, "alone": self.alone}
+        numbers = {"seed": self.recipe.seed, "made": self.recipe.made, "skipped": self.skipped, "agreed": self._agreed, "alone": self.alone}
         return {"models": models, "buffer": self.buffer.state_dict(), "score": self.score.state_dict(), **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -342,7 +343,7 @@ class ModuleBank:
                 self.candidates[name] = self.recipe.like(self.candidates[KEEP])
             self.candidates[name].load_state_dict(saved)
         self.candidates = {name: self.candidates[name] for name in state["models"]}
-        self.recipe.made, self.skipped = state["made"], state["skipped"]
+        self.recipe.seed, self.recipe.made, self.skipped = state["seed"], state["made"], state["skipped"]
         self._agreed, self.alone = state["agreed"], state["alone"]
         self.buffer.load_state_dict(state["buffer"])
         self.score.load_state_dict(state["score"])

@@ -287,10 +287,7 @@ class DriftSurf(nn.Module):
         names, reference, serving = monitor.candidates, monitor.reference, self.serve
         bank.known = known if len(names) == 1 else {}
         bank.seen = None
-        try:
-            event = self._trial.observe(x, y)
-        finally:
-            bank.known = {}
+        event = self._trial.observe(x, y)
         losses = bank.seen
         assert losses is not None
         self._step += 1
