@@ -32,6 +32,7 @@ class ModuleBank:
         minibatch: points of an optimizer step, about.
         batched: whether several candidates run as one call: `True`, `False`, or "auto", where the module allows it.
         compiled: whether the step is compiled, or the backend.
+        widest: candidates of the largest trial.
         autocast: makes the context in which modules run.
     """
 
@@ -47,12 +48,15 @@ class ModuleBank:
         minibatch: int,
         batched: bool | str,
         compiled: object,
+        widest: int,
         autocast: Callable[[], Any] | None,
     ) -> None:
         self.recipe, self.loss, self.score, self.buffer = recipe, loss, score, buffer
         self.rate, self.minibatch, self.batched, self.autocast = rate, minibatch, batched, autocast
         self.candidates: dict[str, Candidate] = {KEEP: recipe.fresh(module)}
         self.program = Program(self.candidates[KEEP].module, self._losses, compiled)
+        has_buffers = next(self.candidates[KEEP].module.buffers(), None) is not None
+        self.widest = widest if has_buffers else 0
         self.stack: Stack | None = None
         self.version = 0
         """Grows whenever a model changes."""
@@ -125,7 +129,8 @@ class ModuleBank:
         if len(wanted) < 2 or self.alone is not None:
             return None
         if self.stack is None:
-            self.stack = Stack(wanted)
+            # vmap of normalisation fixes the number of rows in a graph: one that holds for all trials
+            self.stack = Stack(wanted, self.widest if self.program.compiled else 0)
             if not self._agreed and not self._agrees(x):
                 self.stack.dissolve()
                 self.stack = None
@@ -191,15 +196,33 @@ class ModuleBank:
                 self._rescue(name)
 
     def _rescue(self, name: str) -> None:
-        """A diverged candidate is reported; the model itself is replaced by a finite one, replaced before or new."""
+        """A diverged candidate is reported; the model itself is replaced."""
+        if name == KEEP:
+            self.replace()
         self.diverged(name)
-        if name != KEEP:
-            return
+
+    def replace(self, x: Tensor | None = None) -> Tensor | None:
+        """Put a model that was replaced before, or a new one, in the place of the model, which diverged.
+
+        Where points are given, only one whose outputs on them are finite will do; returns these outputs.
+        """
         fine = [other for other, c in self.candidates.items() if other.startswith("past") and c.finite]
         if self.recipe.factory is None and not fine:
-            return
+            return None
         self.open("rescue", fine[-1] if fine else None)
+        outputs = None if x is None else self.outputs("rescue", x)
+        if outputs is not None and not bool(outputs.isfinite().all()):
+            self.drop("rescue")
+            return None
         self.rename("rescue", KEEP)
+        return outputs
+
+    @torch.no_grad()
+    def outputs(self, name: str, x: Tensor) -> Tensor:
+        """What a candidate says to points, in evaluation mode."""
+        with self._context():
+            outputs: Tensor = self.candidates[name].module(x)
+        return outputs
 
     def _points(self, c: Candidate, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What a candidate trains on: the new points and those drawn from its window, in an order of its own."""
@@ -292,10 +315,11 @@ class ModuleBank:
         if not self._all_finite([losses, *there]):
             fine = losses.isfinite().all(1)
             for g in there:
-                fine &= g.flatten(1).isfinite().all(1)
+                fine &= g[: len(fine)].flatten(1).isfinite().all(1)
             taken = fine.tolist()
             self._count_skipped([c for c, good in zip(stack.candidates, taken, strict=True) if not good])
-        rows = [[None] * len(losses) if g is None else g.unbind(0) for g in grads]
+        # fused optimizers read gradients as if they lay in memory like the parameters; rows behind are cut off by zip
+        rows = [[None] * len(losses) if g is None else g.contiguous().unbind(0) for g in grads]
         for number, c in enumerate(stack.candidates):
             c.steps += 1
             for p, row in zip(c.trained, rows, strict=True):

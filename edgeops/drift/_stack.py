@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from edgeops.drift._candidate import Candidate, OptimizerFactory, without_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 
 class Stack:
@@ -21,10 +21,15 @@ class Stack:
 
     The modules keep their parameters, which become views of the stacks: nothing is held twice, an optimizer that steps
     a parameter steps the stack, and each module still runs by itself. `dissolve` gives them memory of their own.
+
+    Args:
+        candidates: of one architecture.
+        width: rows of the stacks, where those behind the candidates' are never looked at; 0, as many as candidates.
     """
 
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, candidates: Sequence[Candidate], width: int = 0) -> None:
         self.candidates = tuple(candidates)
+        self.width = max(width, len(candidates))
         first = candidates[0].module
         self.params = {name: self._joined(name, "get_parameter") for name, _ in first.named_parameters()}
         for name, p in first.named_parameters():
@@ -35,10 +40,15 @@ class Stack:
 
     def _joined(self, name: str, getter: str) -> Tensor:
         members = [getattr(c.module, getter)(name) for c in self.candidates]
-        stack = torch.stack([member.data for member in members])
-        for member, part in zip(members, stack.unbind(0), strict=True):
+        stack = torch.stack([member.data for member in (*members, *members[:1] * (self.width - len(members)))])
+        for member, part in zip(members, stack.unbind(0), strict=False):
             member.data = part
         return stack
+
+    def widened(self, x: Tensor) -> Tensor:
+        """Points `[candidates, ...]` with rows for all of the width."""
+        more = self.width - len(x)
+        return x if not more else torch.cat([x, x[:1].expand(more, *x.shape[1:])])
 
     def dissolve(self) -> None:
         """Give each module its own memory again, name by name, so that little is held twice at any time."""
@@ -145,10 +155,9 @@ class Program:
             return result
 
         try:
-            result: Tensor = vmap(run, in_dims=(0 if each else None, *[0] * len(tensors)), randomness="error")(
-                x, *tensors
-            )
-            return result
+            dims = (0 if each else None, *[0] * len(tensors))
+            result: Tensor = vmap(run, in_dims=dims, randomness="error")(stack.widened(x) if each else x, *tensors)
+            return result[: len(stack.candidates)]
         finally:
             for (_, held, name, _), part in zip(self.slots, meta, strict=True):
                 held[name] = part  # type: ignore[assignment]
@@ -175,11 +184,12 @@ class Program:
             outputs = self.outputs(stack, x, each=True, train=True)
             return self.loss(outputs.flatten(0, 1), y.flatten(0, 1)).view(len(x), -1)
         self.template.train()
+        count, x, y = len(x), stack.widened(x), stack.widened(y)
         for tensor in (x, y):
-            torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
-        for tensor in (*stack.params.values(), *stack.buffers.values()):
+            torch._dynamo.maybe_mark_dynamic(tensor, 1 if stack.buffers else (0, 1))
+        for tensor in () if stack.buffers else stack.params.values():
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return self._many(stack.params, stack.buffers, x, y)
+        return self._many(stack.params, stack.buffers, x, y)[:count]
 
 
 def agree(program: Program, stack: Stack, x: Tensor) -> None:
@@ -189,25 +199,32 @@ def agree(program: Program, stack: Stack, x: Tensor) -> None:
         RuntimeError: outputs or buffers differ, or the module does what cannot be stacked, which torch words itself.
     """
     saved = {name: buffer.clone() for name, buffer in stack.buffers.items()}
-    outputs, buffers = [], []
+    outputs, after = [], []
     try:
         with torch.no_grad():
             for c in stack.candidates:
                 c.module.train()
                 outputs.append(c.module(x))
                 c.module.eval()
-            buffers = [buffer.clone() for buffer in stack.buffers.values()]
-            for name, buffer in stack.buffers.items():
-                buffer.copy_(saved[name])
+                after.append([c.module.get_buffer(name).clone() for name in saved])
+            _put_back(stack, saved)
             stacked = program.outputs(stack, x.expand(len(outputs), *x.shape), each=True, train=True)
         same = stacked.shape == (len(outputs), *outputs[0].shape)
         pairs = [(stacked, torch.stack(outputs))] if same else []
-        pairs += list(zip(stack.buffers.values(), buffers, strict=True))
+        count = len(outputs)
+        for buffer, own in zip(stack.buffers.values(), zip(*after), strict=True):
+            pairs.append((buffer[:count], torch.stack(own)))
         close = [torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in pairs]
         if not same or not all(close):
             raise RuntimeError("stacked, the module gives other outputs or statistics than alone")
     finally:
         for c in stack.candidates:
             c.module.eval()
-        for name, buffer in stack.buffers.items():
-            buffer.copy_(saved[name])
+        _put_back(stack, saved)
+
+
+def _put_back(stack: Stack, saved: dict[str, Tensor]) -> None:
+    for name, buffer in stack.buffers.items():
+        buffer.copy_(saved[name])
+        for c, own in zip(stack.candidates, saved[name], strict=False):
+            c.module.get_buffer(name).copy_(own)

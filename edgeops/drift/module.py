@@ -156,6 +156,7 @@ class DriftSurf(nn.Module):
             minibatch=minibatch,
             batched=batched,
             compiled=compile,
+            widest=1 + fresh + warm + archive,
             autocast=autocast,
         )
         self.monitor = DriftMonitor() if monitor is None else monitor
@@ -196,20 +197,37 @@ class DriftSurf(nn.Module):
         """The served model's outputs, as `predict`."""
         return self.predict(x)
 
-    @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Outputs of the served model, in evaluation mode and without gradients, of points `[n, ...]`.
+
+        A model whose outputs for finite points are not finite is not served: another one answers.
 
         Raises:
             ValueError: points of another shape than those trained on.
         """
         self._bank.buffer.check(x)
-        candidate = self._bank.candidates[self.serve]
-        with self._bank._context():
-            outputs: Tensor = candidate.module(x)
+        bank = self._bank
+        outputs = bank.outputs(self.serve, x)
+        if not bool(outputs.isfinite().all()) and bool(x.isfinite().all()):
+            outputs = self._another(x, outputs)
         if not x.is_inference():
-            self._last = (weakref.ref(x), x._version, candidate.uid, self._bank.version, outputs)
+            self._last = (weakref.ref(x), x._version, bank.candidates[self.serve].uid, bank.version, outputs)
         return outputs
+
+    def _another(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """The answer of a model that gives a finite one; `outputs` where none does."""
+        tried = set()
+        while self.monitor.in_trial and self.serve not in tried:
+            tried.add(self.serve)
+            self._out(self.serve)
+            other = self._bank.outputs(self.serve, x)
+            if bool(other.isfinite().all()):
+                return other
+        other_or_none = self._bank.replace(x)
+        if other_or_none is None:
+            return outputs
+        self._out(KEEP)
+        return other_or_none
 
     def predict_later(self, x: Tensor) -> tuple[Tensor, int]:
         """As `predict`, for a batch whose labels come later: the outputs, and a number to give to `observe` then.
