@@ -179,6 +179,10 @@ class Candidate:
         self.start = self.steps = self.skipped = 0
         self.params = dict(module.named_parameters())
         self.trained = [p for p in self.params.values() if p.requires_grad]
+        kinds = {p.dtype for p in self.trained}
+        sparse = any(getattr(part, "sparse", False) for part in module.modules())
+        self.dtype = kinds.pop() if len(kinds) == 1 and not sparse else None
+        """That of every gradient, where they are dense and of one dtype."""
         self.optimizer = recipe.optimizer(self.trained)
         self.scheduler = None if recipe.scheduler is None else recipe.scheduler(self.optimizer)
         self.scaler = None if recipe.scaler is None else recipe.scaler()

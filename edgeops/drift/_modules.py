@@ -75,7 +75,7 @@ class ModuleBank:
         elif recipe.scaler is not None:
             self._refuse("each candidate's gradient scaler needs a step of its own")
         self._agreed = False
-        self._weights: dict[object, Tensor] = {}
+        self._weights: dict[torch.Size, Tensor] = {}
         device = recipe.device
         self._bad, self._unit = torch.zeros(1, device=device), torch.ones(1, device=device)
 
@@ -252,8 +252,11 @@ class ModuleBank:
     def _step(self, c: Candidate, x: Tensor, y: Tensor) -> None:
         for p in c.trained:
             p.grad = None
-        with self._context():
+        if self.autocast is None:
             losses = self.program.one(c.module, x, y)
+        else:
+            with self.autocast():
+                losses = self.program.one(c.module, x, y)
         c.steps += 1
         if c.scaler is not None:
             before = c.scaler.get_scale()
@@ -264,21 +267,22 @@ class ModuleBank:
             return
         # the mean's gradient, without the mean
         losses.backward(self._shares(losses))
-        if self._all_finite([losses.detach(), *[p.grad for p in c.trained if p.grad is not None]]):
+        if self._all_finite([losses.detach(), *[p.grad for p in c.trained if p.grad is not None]], c.dtype):
             c.optimizer.step()
         else:
             self._count_skipped([c])
 
     def _shares(self, losses: Tensor) -> Tensor:
         """What each loss weighs in the mean over the last dimension."""
-        key = (losses.shape, losses.dtype, losses.device)
-        if key not in self._weights:
+        key = losses.shape
+        weights = self._weights.get(key)
+        if weights is None or weights.dtype != losses.dtype or weights.device != losses.device:
             self._weights = {} if len(self._weights) > 8 else self._weights
-            self._weights[key] = torch.full_like(losses, 1 / losses.shape[-1], requires_grad=False)
-        return self._weights[key]
+            self._weights[key] = weights = torch.full_like(losses, 1 / key[-1], requires_grad=False)
+        return weights
 
-    def _all_finite(self, found: list[Tensor]) -> bool:
-        if any(g.layout != torch.strided or g.dtype != found[0].dtype for g in found):
+    def _all_finite(self, found: list[Tensor], dtype: torch.dtype | None) -> bool:
+        if found[0].dtype != dtype:
             dense = [g.coalesce().values() if g.is_sparse else g for g in found]
             return all(bool(g.isfinite().all()) for g in dense)
         self._bad.zero_()
@@ -312,7 +316,7 @@ class ModuleBank:
     ) -> None:
         taken = [True] * len(losses)
         there = [g for g in grads if g is not None]
-        if not self._all_finite([losses, *there]):
+        if not self._all_finite([losses, *there], stack.candidates[0].dtype):
             fine = losses.isfinite().all(1)
             for g in there:
                 fine &= g[: len(fine)].flatten(1).isfinite().all(1)

@@ -184,7 +184,7 @@ class Program:
             outputs = self.outputs(stack, x, each=True, train=True)
             return self.loss(outputs.flatten(0, 1), y.flatten(0, 1)).view(len(x), -1)
         self.template.train()
-        count, x, y = len(x), stack.widened(x), stack.widened(y)
+        count, x, y = len(x), stack.widened(x).contiguous(), stack.widened(y).contiguous()
         for tensor in (x, y):
             torch._dynamo.maybe_mark_dynamic(tensor, 1 if stack.buffers else (0, 1))
         for tensor in () if stack.buffers else stack.params.values():
