@@ -5,6 +5,7 @@ The items C and G are those of the ragged specification, section 14; C5, C6 and 
 B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
 at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10, BG its
 items on one GPU. Those called O are the items of the offload specification, section 14; OL is what a layer may cost.
+Those called D are the items of the drift specification, section 14.
 """
 
 from __future__ import annotations
@@ -175,6 +176,8 @@ TARGETS = (
     Target("B13", "fused gather: batches over the rung before, TreeLSTM", "<=", 1, "x"),
     Target("B13", "fused gather: copied bytes over the rung before, TreeLSTM", "<=", 0.6, "x"),
     Target("B13", "sufficient: batches over the best rung, worst program", "<=", 1, "x"),
+    Target("D10", "outside a trial: over the plain loop", "<=", 1.05, "x"),
+    Target("D10", "in a trial: over the plain loop", "<=", 2.2, "x"),
     Target("O3", "Adam's direction over torch fused AdamW, 16.8M", ">=", 0.9, "x"),
     Target("O3", "Adam's direction over torch foreach AdamW, 16.8M", ">=", 5.0, "x"),
     Target("OL", "forward and backward over nn.Linear, 1024", "<=", 0.85, "x"),

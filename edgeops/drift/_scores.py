@@ -22,7 +22,10 @@ def aligned(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     `[n, 1]` beside labels `[n]` becomes `[n]`, labels beside outputs of their shape get their dtype, class numbers
     become int64.
     """
-    if outputs.dim() == y.dim() + 1 and outputs.shape[-1] == 1:
+    more = outputs.dim() - y.dim()
+    if more == 1:
+        if outputs.shape[-1] != 1:
+            return outputs, y if y.dtype == torch.int64 or y.is_floating_point() else y.long()
         outputs = outputs.squeeze(-1)
     if outputs.shape == y.shape:
         y = y.to(outputs.dtype)
