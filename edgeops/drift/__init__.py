@@ -8,12 +8,17 @@ from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.monitor import Decision as Decision
+from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank
 from edgeops.drift.strsaga import visits as visits
+from edgeops.drift.surf_logistic import DriftSurfLogistic as DriftSurfLogistic
+from edgeops.drift.trial import Bank as Bank
+from edgeops.drift.trial import Trial as Trial
 
 # kept for the life of the process: dropping a torch Library unregisters its rules
 _library = _register() if _native.available() else None
