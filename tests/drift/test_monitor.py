@@ -178,7 +178,8 @@ def test_saved_anywhere_it_goes_on_the_same(script: list[list[float]], at: int, 
         batch = dict(zip(("keep", "fresh", "warm"), shares, strict=True))
         decision = see(m, n=20, **batch)
         assert other is m or see(other, n=20, **batch) == decision
-        assert m.serve == other.serve and m.serve in m.candidates
+        assert m.serve == other.serve
+        assert m.serve in m.candidates
         if m.in_trial and any(math.isfinite(batch[name]) for name in m.candidates) and m.k:
             assert math.isfinite(batch[m.serve])
 
