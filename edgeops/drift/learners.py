@@ -17,6 +17,7 @@ LEARNERS: dict[str, Callable[..., Logistic]] = {
     "Standard": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("standard"), **s),
     "DS-A": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("A"), **s),
     "DS-B": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("B"), **s),
+    "DS-C": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("C"), **s),
     "DS-D": lambda d, drifts, **s: DriftSurfLogistic(d, **s),
 }
 """Name -> `make(features, drifts, eta=, mu=, seed=)`, with the settings of the experiments (section 3.6)."""
