@@ -19,6 +19,9 @@ from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank
 from edgeops.drift.strsaga import visits as visits
+from edgeops.drift.surf_logistic import DriftSurfLogistic as DriftSurfLogistic
+from edgeops.drift.trial import Bank as Bank
+from edgeops.drift.trial import Trial as Trial
 
 # kept for the life of the process: dropping a torch Library unregisters its rules
 _library = _register() if _native.available() else None
