@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small network that learns from batches: logistic or linear regression without hidden layers. Its scale is its own."""
+"""A small network that learns from batches; without hidden layers, logistic or linear regression."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,6 +57,8 @@ class Network:
         self._draws = np.random.default_rng(seed)
         self.ready = False
         self._count = 0
+        self._mean = self._squares = torch.zeros(0, dtype=torch.float64)
+        self._seen_x = self._seen_y = torch.zeros(0)
         self._net: nn.Sequential | None = None
         self._adam: torch.optim.Adam | None = None
 
@@ -136,11 +139,11 @@ class Network:
     def _grow(self, features: int, outputs: int) -> None:
         """Make the net, or one with more outputs that keeps what is there."""
         last = None if self._net is None else self._net[-1]
-        if last is not None and last.weight.shape[0] >= outputs:
+        if isinstance(last, nn.Linear) and last.out_features >= outputs:
             return
         if self._net is None:
             widths = [features, *self.hidden]
-            pairs = zip(widths[:-1], widths[1:], strict=True)
+            pairs = itertools.pairwise(widths)
             layers = [layer for a, b in pairs for layer in (self._linear(a, b), nn.ReLU())]
             self._net = nn.Sequential(*layers, self._output(widths[-1], outputs))
         elif isinstance(last, nn.Linear):
