@@ -69,7 +69,7 @@ def judge(alarms: Sequence[int], drifts: Sequence[int], within: int) -> Detectio
     """
     delays = []
     ends = [*drifts[1:], max([*alarms, *drifts], default=0) + 1]
-    for drift, end in zip(drifts, ends, strict=True):
+    for drift, end in zip(drifts, ends):
         first = next((alarm for alarm in alarms if drift <= alarm < min(end, drift + within)), None)
         if first is not None:
             delays.append(first - drift)

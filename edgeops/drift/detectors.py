@@ -84,7 +84,10 @@ class Mddm:
 
     def update(self, losses: Tensor | float) -> bool:
         """Take in losses in [0, 1]; a detector that fired should be reset."""
-        hits = torch.cat([self._hits, 1 - _points("Mddm.update", losses)])
+        values = _points("Mddm.update", losses)
+        if not len(values):
+            return False
+        hits = torch.cat([self._hits, 1 - values])
         n = len(self.weights)
         fired = False
         if len(hits) >= n:
@@ -164,7 +167,10 @@ class Every:
         self.n, self.count, self.state = n, 0, "stable"
 
     def update(self, losses: Tensor | float) -> bool:
-        self.count += len(_points("Every.update", losses))
+        points = len(_points("Every.update", losses))
+        if not points:
+            return False
+        self.count += points
         fired = self.count >= self.n
         self.count %= self.n
         self.state = "drift" if fired else "stable"
