@@ -86,7 +86,8 @@ class EstimatorBank:
     def losses(self, names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
         """Loss of each model on each point, `[names, n]` in float64."""
         points, targets = np.asarray(x), np.asarray(y)
-        out = [self._losses(name, points, targets) for name in names]
+        with np.errstate(over="ignore", invalid="ignore"):  # such losses say that a model diverged
+            out = [self._losses(name, points, targets) for name in names]
         return torch.from_numpy(np.stack(out))
 
     def _losses(self, name: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:

@@ -75,7 +75,11 @@ class Network:
         old_x, old_y = self._seen_x, self._seen_y
         for _ in range(self.passes):
             again = self._draws.integers(0, len(old_x), min(len(old_x), len(points)) if len(old_x) else 0)
-            both_x, both_y = torch.cat([points, old_x[again]]), torch.cat([targets, old_y[again]])
+            both_x = self._scaled(torch.cat([points, old_x[again]]))
+            both_y = torch.cat([targets, old_y[again]])
+            if self.task == "regression":
+                spread, middle = self._target_scale()
+                both_y = (both_y - middle) / spread
             for part in torch.as_tensor(self._draws.permutation(len(both_x))).split(self.minibatch):
                 self._step(both_x[part], both_y[part])
         self._seen_x = torch.cat([old_x, points])[-self.window :]
@@ -104,12 +108,11 @@ class Network:
     def _step(self, x: Tensor, y: Tensor) -> None:
         assert self._net is not None
         assert self._adam is not None
-        out = self._net(self._scaled(x))
+        out = self._net(x)
         if self.task == "classification":
             loss = nn.functional.cross_entropy(out, y)
         else:
-            spread, middle = self._target_scale()
-            loss = nn.functional.smooth_l1_loss(out[:, 0], (y - middle) / spread)
+            loss = nn.functional.smooth_l1_loss(out[:, 0], y)
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()
