@@ -70,7 +70,7 @@ def _sign(margins: Tensor) -> Tensor:
 
 
 def minimum(x: Tensor, y: Tensor, centre: Tensor, mu: float, steps: int = 20) -> Tensor:
-    """Weights of the least mean logistic loss plus `mu / 2 * |w - centre|^2`, by Newton steps that are halved as needed.
+    """Weights of the least mean logistic loss plus `mu / 2 * |w - centre|^2`, by Newton steps, halved as needed.
 
     >>> x, y = torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([1.0, -1.0]).double()
     >>> w = minimum(x, y, torch.zeros(1).double(), 0.1)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from edgeops._common import describe, message
@@ -76,7 +75,9 @@ def judge(alarms: Sequence[int], drifts: Sequence[int], within: int) -> Detectio
     return Detection(tuple(alarms), tuple(delays), len(drifts))
 
 
-def evaluate_detector(detector: Detector, errors: Tensor, drifts: Sequence[int], within: int | None = None) -> Detection:
+def evaluate_detector(
+    detector: Detector, errors: Tensor, drifts: Sequence[int], within: int | None = None
+) -> Detection:
     """Run a detector over the errors of a model, reset at each alarm, and judge its alarms.
 
     Args:

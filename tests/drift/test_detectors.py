@@ -38,7 +38,7 @@ def test_a_rise_fires_and_rest_does_not(name: str) -> None:
     assert watch.state == ("drift" if quiet[-1] else watch.state)
     if name not in EAGER:
         assert not any(quiet)
-    assert any([watch.update(part) for part in errors((0.9,), seed=1).split(100)])
+    assert any(watch.update(part) for part in errors((0.9,), seed=1).split(100))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -84,7 +84,11 @@ def test_reset_is_new(name: str) -> None:
 def test_mddm_against_its_definition(weights: str) -> None:
     """Point by point as in section 5, with lists."""
     stream = errors((0.1, 0.3, 0.9), 200, seed=5)
-    growth = {"arithmetic": lambda i: 1 + 0.01 * i, "geometric": lambda i: 1.01**i, "euler": lambda i: math.exp(i / 100)}
+    growth = {
+        "arithmetic": lambda i: 1 + 0.01 * i,
+        "geometric": lambda i: 1.01**i,
+        "euler": lambda i: math.exp(i / 100),
+    }
     raw = [growth[weights](i) for i in range(100)]
     v = [value / sum(raw) for value in raw]
     limit = math.sqrt(0.5 * sum(value**2 for value in v) * math.log(1e6))
@@ -146,7 +150,7 @@ def test_alarms_are_matched_once() -> None:
 
 
 def test_always_firing_is_its_own_reference() -> None:
-    """What pitfall 8 is about: with many drifts, firing all the time looks good, and here it is no better than itself."""
+    """Pitfall 8: with many drifts, firing all the time looks good; beside itself it is worth nothing."""
     stream = errors((0.1, 0.9) * 10, 200)
     drifts = list(range(200, 4000, 200))
     blind = evaluate_detector(Every(100), stream, drifts)

@@ -16,6 +16,9 @@ from edgeops._common import message
 from edgeops.drift.estimators.models import Model, maker
 from edgeops.drift.monitor import KEEP
 
+HUGE = 1e100
+"""A loss of this size is a model that diverged; its square must still be a number."""
+
 
 class EstimatorBank:
     """Models of one kind by name: a fresh one is a clone of the template, a warm one a deep copy.
@@ -104,7 +107,8 @@ class EstimatorBank:
         y = y.astype(np.float64)
         guess = model.predict(x).astype(np.float64) if model.ready else np.zeros(len(x))
         scale = self._deviation / self._count if self._count else float(np.abs(y - y.mean()).mean())
-        return np.asarray(np.abs(y - guess) / (scale or 1.0))
+        loss = np.abs(y - guess) / (scale or 1.0)
+        return np.where(loss < HUGE, loss, np.inf)
 
     def train(self, names: Sequence[str], x: Tensor, y: Tensor) -> None:
         """Train these on a batch; an empty one changes nothing."""

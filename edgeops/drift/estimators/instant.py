@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from edgeops.drift.estimators.bank import HUGE
 from edgeops.drift.monitor import KEEP
 
 
@@ -66,7 +67,8 @@ class InstantBank:
         for name in names:
             model = self.models[name]
             guesses = model.predict_many(x)
-            shown = guesses.to_list() if len(guesses) else [None] * len(targets)
+            # before it has learned, a model may answer with an empty frame
+            shown = guesses.to_list() if guesses.ndim == 1 else [None] * len(targets)
             self._losses[name] += [self._loss(guess, target) for guess, target in zip(shown, targets, strict=True)]
             model.learn_many(x, y)
         for target in targets:
@@ -85,7 +87,8 @@ class InstantBank:
         if self.task == "classification":
             return float(guess != y)
         scale = self._deviation / self._count if self._count else 0.0
-        return abs(float(guess) - float(y)) / (scale or 1.0)
+        loss = abs(float(0.0 if guess is None else guess) - float(y)) / (scale or 1.0)
+        return loss if loss < HUGE else math.inf
 
     def _measure(self, y: Any) -> None:
         if self.task == "regression":
