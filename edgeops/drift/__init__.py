@@ -4,6 +4,11 @@
 from edgeops import _native as _native
 from edgeops.drift._ops import register as _register
 from edgeops.drift.buffer import ReplayBuffer as ReplayBuffer
+from edgeops.drift.candor import Candor as Candor
+from edgeops.drift.detection import evaluate_detector as evaluate_detector
+from edgeops.drift.detectors import Detector as Detector
+from edgeops.drift.detectors import detector as detector
+from edgeops.drift.estimators import EstimatorBank as EstimatorBank
 from edgeops.drift.evaluate import majority as majority
 from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
@@ -15,6 +20,8 @@ from edgeops.drift.monitor import Decision as Decision
 from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
+from edgeops.drift.reset import BankLearner as BankLearner
+from edgeops.drift.reset import ResetOn as ResetOn
 from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank
