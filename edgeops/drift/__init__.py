@@ -6,11 +6,17 @@ from edgeops.drift._ops import register as _register
 from edgeops.drift.evaluate import majority as majority
 from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
+from edgeops.drift.evaluation import Evaluation as Evaluation
+from edgeops.drift.evaluation import Run as Run
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
+from edgeops.drift.report import Report as Report
+from edgeops.drift.streams import Delayed as Delayed
 from edgeops.drift.streams import DriftStream as DriftStream
+from edgeops.drift.streams import read_csv as read_csv
+from edgeops.drift.streams import read_stream as read_stream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank
 from edgeops.drift.strsaga import visits as visits

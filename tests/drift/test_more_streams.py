@@ -108,7 +108,7 @@ def test_centroids_move() -> None:
     assert torch.equal(still.y, moving.y)  # the same centroids, in the same order
     way = (moving.x - still.x).norm(dim=1)
     assert float(way[0]) == pytest.approx(0.01)
-    assert float(way[:10].diff().abs().max()) == pytest.approx(0.01)
+    assert bool((way <= 0.01 * torch.arange(1, 20_001) + 1e-6).all())
     assert 0.3 < float(way.mean()) < 2  # of a cube whose diagonal is 3.2
     with refused(ValueError, "rbf", "speed must not be negative", "-1"):
         concepts.rbf(-1, seed=0)

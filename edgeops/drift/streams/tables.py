@@ -77,7 +77,8 @@ def read_csv(
             frame = pandas.read_csv(path)
         except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
             first = str(error).strip().splitlines()[0]
-            raise _refuse("read_csv", "needs rows of equal length under a head", f"{path.name}: {first}", "Mend it.")
+            rule = "needs rows of equal length under a head"
+            raise _refuse("read_csv", rule, f"{path.name}: {first}", "Mend the file.") from error
     return from_frame(
         frame, label=label, time=time, positive=positive, drop=drop, batches=batches, name=name or path.stem
     )
