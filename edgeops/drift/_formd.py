@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Form D on logistic regression: DriftSurf's trial over the slots of a STRSAGA bank."""
+"""Form D on a bank with slots: DriftSurf's trial over logistic models or small networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edgeops.drift.logistic import Logistic, _sign
@@ -15,23 +16,36 @@ from edgeops.drift.trial import Trial
 
 
 class _Slots:
-    """A STRSAGA bank's slots by name."""
+    """The slots of a bank of models by name."""
 
-    def __init__(self, bank: StrsagaBank) -> None:
+    def __init__(self, bank: Any) -> None:
         self.bank = bank
         self.slot = {KEEP: 0}
-        bank.w[0] = 0
+        self._level(0)
+
+    def _level(self, slot: int) -> None:
+        """A logistic model begins at 0, where every margin does; a network with its own weights."""
+        if isinstance(self.bank, StrsagaBank):
+            self.bank.w[slot] = 0
 
     def open(self, name: str, like: str | None) -> None:
         self.drop(name)
-        free = next(k for k in range(len(self.bank.w)) if k not in self.slot.values())
+        bank = self.bank
+        free = next(k for k in range(len(bank.window)) if k not in self.slot.values())
         self.slot[name] = free
-        self.bank.start(free)
-        self.bank.w[free] = 0 if like is None else self.bank.w[self.slot[like]]
+        bank.start(free)
+        if like is None:
+            self._level(free)
+        elif isinstance(bank, StrsagaBank):
+            bank.w[free] = bank.w[self.slot[like]]
+        else:
+            bank.copy(self.slot[like], free)
+            bank.window[free] = len(bank.store)
 
     def losses(self, names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
-        margins = x @ self.bank.w[[self.slot[name] for name in names]].T
-        return ((margins >= 0) != (y > 0)[:, None]).T.double()
+        margins = torch.stack([self.bank.margins(self.slot[name], x) for name in names])
+        wrong = ((margins >= 0) != (y > 0)).double()
+        return wrong.masked_fill_(margins.isnan(), torch.nan)
 
     def train(self, names: Sequence[str], x: Tensor, y: Tensor) -> None:
         self.bank.store.append(x, y)

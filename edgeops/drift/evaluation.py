@@ -78,7 +78,8 @@ def intervals(drifts: tuple[int, ...], batches: int) -> list[range]:
     >>> intervals((2, 5), 7)
     [range(2, 5), range(5, 7)]
     """
-    return [range(a, b) for a, b in zip(drifts, (*drifts[1:], batches), strict=True)]
+    ends = (*drifts[1:], batches) if drifts else ()
+    return [range(first, end) for first, end in zip(drifts, ends, strict=True)]
 
 
 def wrong_switches(switches: tuple[int, ...], drifts: tuple[int, ...], batches: int) -> int:

@@ -9,12 +9,16 @@ from typing import Any
 
 from edgeops._common import message
 from edgeops.drift._formd import FormD
+from edgeops.drift._networks import around_networks
 from edgeops.drift.evaluation import Evaluation, Run
 from edgeops.drift.logistic import LEARNERS, Logistic, PublishedLogistic
 from edgeops.drift.monitor import DriftMonitor
 from edgeops.drift.policies import FIXED, Periodic
 from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.streams import DriftStream, concepts, synthetic
+
+
+MODELS = ("lr", "mlp")
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,18 @@ class Settings:
         eta: step size.
         mu: regulariser.
         delta: rise of the risk that starts a trial; `None`, each method's own.
+        model: "lr", logistic regression; "mlp", a network with one hidden layer of 16, by Adam with step size 0.01.
     """
 
     eta: float = 0.05
     mu: float = 1e-3
     delta: float | None = None
+    model: str = "lr"
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            rule = f"model must be one of {', '.join(MODELS)}"
+            raise ValueError(message("Settings", rule, repr(self.model), "'lr' is the default."))
 
 
 @dataclass(frozen=True)
@@ -81,12 +92,21 @@ METHODS = (*LEARNERS, "DS-D")
 """Names that `learner_of` knows: those of `LEARNERS`, and form D."""
 
 
+def _around(learner: Logistic, settings: Settings) -> Logistic:
+    return learner if settings.model == "lr" else around_networks(learner)
+
+
 def learner_of(method: str, stream: DriftStream, settings: Settings, seed: int) -> Logistic:
     """A learner by its name, for a stream that has its constant already.
 
     Raises:
         ValueError: an unknown name.
+        NotImplementedError: AUE around networks.
     """
+    return _around(_learner(method, stream, settings, seed), settings)
+
+
+def _learner(method: str, stream: DriftStream, settings: Settings, seed: int) -> Logistic:
     known: dict[str, Any] = {"eta": settings.eta, "mu": settings.mu, "seed": seed}
     features, delta = stream.x.shape[1], settings.delta
     if method == "DS-D":
@@ -108,5 +128,6 @@ def fixed_policies(stream: DriftStream, settings: Settings, seed: int) -> list[R
     learners: dict[str, Logistic] = {"never": Logistic(features, **known)}
     learners.update({f"every {k}": Periodic(features, k, **known) for k in FIXED if k < len(stream)})
     return [
-        Evaluation(learner, stream, f"best fixed: {name}", seed=seed).advance() for name, learner in learners.items()
+        Evaluation(_around(learner, settings), stream, f"best fixed: {name}", seed=seed).advance()
+        for name, learner in learners.items()
     ]

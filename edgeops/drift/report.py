@@ -34,7 +34,11 @@ error: mean over the batches, median over the seeds; spread: largest less smalle
 kappa-t: the share of repeating the last label's error that is avoided; wrong: share of switches that follow no drift;
 to switch, to recover: mean batches from a drift to the first switch, and until the error is near the level before;
 steps: training steps of all models; state: largest bytes seen.
+Where a stream names no drift, nothing is said of wrong switches and of recovery.
 """
+QUALITY = ("method", "error", "spread", "kappa", "kappa-t", "to recover")
+CONDUCT = ("method", "trials", "switches", "wrong", "to switch", "steps", "state", "CPU s")
+"""The columns in two parts, for narrow pages."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Report:
             self._temporal(statistics.median(errors)),
             statistics.mean(len(run.trials) for run in runs),
             statistics.mean(len(run.switches) for run in runs),
-            wrong / switches if switches else None,
+            wrong / switches if switches and drifts else None,
             statistics.mean(waits) if waits and switches else None,
             statistics.mean(back) if back else None,
             len(back) / len(near) if near else None,
@@ -160,6 +164,13 @@ class Report:
     def curve(self, method: str) -> list[float]:
         """The median over the seeds of the error of each batch."""
         return [statistics.median(errors) for errors in zip(*(run.errors for run in self.of(method)), strict=True)]
+
+    def part(self, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        """Heads and cells of some columns, without those and without rows that hold no figure."""
+        rows = self.rows()
+        at = [COLUMNS.index(name) for name in columns]
+        at = at[:1] + [k for k in at[1:] if any(row[k] for row in rows)]
+        return [COLUMNS[k] for k in at], [[row[k] for k in at] for row in rows if any(row[k] for k in at[1:])]
 
     def rows(self) -> list[tuple[str, ...]]:
         """Cells for a table under `COLUMNS`, empty where a figure has no meaning."""
