@@ -14,6 +14,8 @@ from edgeops._common import message
 from ._output import AsJson, err, failing_with_1, out, print_json, table, wrong_use
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from edgeops.drift.methods import Settings
     from edgeops.drift.streams import DriftStream
 
@@ -99,13 +101,16 @@ def _load(path: Path, choices: dict[str, Any]) -> dict[str, Any]:
 
 def _save(path: Path, choices: dict[str, Any], evaluations: dict[str, Any]) -> None:
     """Whole or not at all."""
+    import io
     import os
 
     import torch
 
     states = {name: evaluation.state_dict() for name, evaluation in evaluations.items()}
     partial = path.with_name(path.name + ".partial")
-    torch.save({"choices": choices, "evaluations": states}, partial)
+    held = io.BytesIO()
+    torch.save({"choices": choices, "evaluations": states}, held)
+    partial.write_bytes(held.getvalue())
     os.replace(partial, path)
 
 
@@ -202,8 +207,13 @@ def register(app: typer.Typer) -> None:
                 choices = {
                     "stream": Path(stream).name.lower(),
                     **{name: list(v) if isinstance(v, tuple) else v for name, v in columns.items()},
-                    **{"points": len(streams[0].x), "batch": streams[0].batch_size, "scale": scale, "seeds": seeds},
-                    **{"methods": names, "delay": delay, **vars(settings)},
+                    "points": len(streams[0].x),
+                    "batch": streams[0].batch_size,
+                    "scale": scale,
+                    "seeds": seeds,
+                    "methods": names,
+                    "delay": delay,
+                    **vars(settings),
                 }
                 if resume is not None:
                     for name, state in _load(resume, choices).items():
@@ -212,11 +222,7 @@ def register(app: typer.Typer) -> None:
                 last = min(until or whole_length, whole_length)
                 with Progress(console=err(), transient=True) as bars:
                     for name, evaluation in evaluations.items():
-                        bar = bars.add_task(name, total=last)
-                        evaluation.advance(
-                            max(last, evaluation.t),
-                            lambda done, _, bars=bars, bar=bar: bars.update(bar, completed=done),
-                        )
+                        evaluation.advance(max(last, evaluation.t), _bar(bars, name, last))
                 if save is not None:
                     _save(save, choices, evaluations)
                 done = min(evaluation.t for evaluation in evaluations.values())
@@ -235,6 +241,11 @@ def register(app: typer.Typer) -> None:
             print_json({**report.to_dict(), "settings": vars(settings), "delay": delay, "left": whole_length - done})
         else:
             _show(report, done, whole_length)
+
+
+def _bar(bars: Progress, name: str, total: int) -> Callable[[int, int], None]:
+    bar = bars.add_task(name, total=total)
+    return lambda done, _: bars.update(bar, completed=done)
 
 
 def _first(stream: DriftStream, batches: int) -> DriftStream:

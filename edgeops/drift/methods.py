@@ -17,7 +17,6 @@ from edgeops.drift.policies import FIXED, Periodic
 from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.streams import DriftStream, concepts, synthetic
 
-
 MODELS = ("lr", "mlp")
 
 

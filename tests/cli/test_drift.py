@@ -69,16 +69,23 @@ def test_the_table_names_the_rules_the_methods_and_the_best_fixed_policy(tmp_pat
     assert "<svg" in path.read_text()
 
 
-@pytest.mark.parametrize(("model", "methods"), [("lr", "DS-A,DS-D,MDDM-G"), ("mlp", "DS-D")])
-def test_putting_away_and_going_on_changes_nothing(model, methods, tmp_path):
-    state = tmp_path / "state.pt"
-    options = (*SINE, "--methods", methods, "--model", model)
+def going_on(folder: Path, until: int, *options: object) -> None:
+    state = folder / "state.pt"
     whole = facts(*options)
-    first = facts(*options, "--until", 17, "--save", state)
-    assert (first["batches"], first["left"], len(first["runs"][0]["errors"])) == (17, 23, 17)
+    first = facts(*options, "--until", until, "--save", state)
+    assert (first["batches"], first["left"]) == (until, whole["batches"] - until)
+    assert [len(part["errors"]) for part in first["runs"]] == [until] * len(whole["runs"])
     torch.load(state, weights_only=True)  # nothing in it runs when it is read
     assert facts(*options, "--resume", state)["runs"] == whole["runs"]
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    assert not list(folder.glob("*.partial"))
+
+
+def test_putting_away_and_going_on_changes_nothing(tmp_path):
+    going_on(tmp_path, 17, *SINE, "--methods", "DS-A,DS-D,MDDM-G")
+
+
+def test_networks_go_on_too(table):
+    going_on(table.parent, 5, table, "--label", "answer", "--model", "mlp", "--batch", 60, "--delta", 0)
 
 
 def test_a_table(table):
