@@ -10,6 +10,9 @@ from edgeops.drift.evaluation import Evaluation as Evaluation
 from edgeops.drift.evaluation import Run as Run
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.pooled import ClientMonitor as ClientMonitor
+from edgeops.drift.pooled import ClientReport as ClientReport
+from edgeops.drift.pooled import PooledMonitor as PooledMonitor
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.report import Report as Report
