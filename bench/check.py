@@ -21,6 +21,7 @@ import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
+from bench.drift import table as drift_table
 from bench.offload import moments, projectors, published, quality, side_by_side, simulate
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
@@ -73,6 +74,10 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "O14": simulate.emulation_figures,
     "O15": published.figures,
     "O16": simulate.choice_figures,
+    "D1": drift_table.reproduction,
+    "D4": drift_table.form_d,
+    "D5": drift_table.gradual,
+    "D6": drift_table.shared_budget,
     "overhead": _overhead,
     "import": _import,
 }

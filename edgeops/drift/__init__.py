@@ -10,6 +10,8 @@ from edgeops.drift.evaluation import Evaluation as Evaluation
 from edgeops.drift.evaluation import Run as Run
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.monitor import Decision as Decision
+from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.pooled import ClientMonitor as ClientMonitor
 from edgeops.drift.pooled import ClientReport as ClientReport
 from edgeops.drift.pooled import PooledMonitor as PooledMonitor
@@ -23,6 +25,9 @@ from edgeops.drift.streams import read_stream as read_stream
 from edgeops.drift.strsaga import PointStore as PointStore
 from edgeops.drift.strsaga import StrsagaBank as StrsagaBank
 from edgeops.drift.strsaga import visits as visits
+from edgeops.drift.surf_logistic import DriftSurfLogistic as DriftSurfLogistic
+from edgeops.drift.trial import Bank as Bank
+from edgeops.drift.trial import Trial as Trial
 
 # kept for the life of the process: dropping a torch Library unregisters its rules
 _library = _register() if _native.available() else None

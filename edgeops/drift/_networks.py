@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import message
-from edgeops.drift.logistic import Logistic
+from edgeops.drift.logistic import Aue, Logistic
+from edgeops.drift.monitor import KEEP
 from edgeops.drift.strsaga import PointStore, visits
+from edgeops.drift.surf_logistic import DriftSurfLogistic, LogisticBank
 
 
 class MlpBank:
@@ -133,6 +135,28 @@ class MlpBank:
         self.steps = state["steps"]
 
 
+class _Networks(LogisticBank):
+    """The slots of an `MlpBank` by name."""
+
+    def __init__(self, store: PointStore, bank: Any, budget: str) -> None:
+        self.store, self.bank, self.budget = store, bank, budget
+        self.slot, self.steps = {KEEP: 0}, 0
+
+    def open(self, name: str, like: str | None) -> None:
+        bank: Any = self.bank
+        free = next(k for k in range(len(bank.window)) if k not in self.slot.values())
+        bank.start(free)
+        if like is not None:
+            bank.copy(self.slot[like], free)
+            bank.window[free] = len(self.store)
+        self.slot[name] = free
+
+    def losses(self, names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
+        margins = torch.stack([self.bank.margins(self.slot[name], x) for name in names])
+        wrong = ((margins >= 0) != (y > 0)).double()
+        return wrong.add_(margins, alpha=0)
+
+
 def around_networks(learner: Logistic, *, hidden: int = 16, lr: float = 0.01) -> Logistic:
     """The same learner, new still, with networks in place of its logistic models.
 
@@ -143,14 +167,13 @@ def around_networks(learner: Logistic, *, hidden: int = 16, lr: float = 0.01) ->
     >>> learner.predict(torch.zeros(3, 2).double()).shape
     torch.Size([3])
     """
-    if hasattr(learner, "alive"):
+    if isinstance(learner, Aue):
         raise NotImplementedError(
             message("around_networks", "AUE is there for logistic regression alone", "AUE", "Leave it out.")
         )
     old: Any = learner.bank
     bank: Any = MlpBank(learner.store, len(old.window), hidden=hidden, lr=lr, rate=old.rate, generator=old.generator)
     learner.bank = bank
-    slots: Any = getattr(learner, "_slots", None)
-    if slots is not None:
-        slots.bank = bank
+    if isinstance(learner, DriftSurfLogistic):
+        learner.models = learner.trial.bank = _Networks(learner.store, bank, learner.models.budget)
     return learner

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -272,15 +272,3 @@ class Aue(Logistic):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.weight, self.alive = state["weight"].clone(), state["alive"]
-
-
-LEARNERS: dict[str, Callable[..., Logistic]] = {
-    "Oblivious": lambda d, drifts, **s: Logistic(d, **s),
-    "Aware": lambda d, drifts, **s: Aware(d, drifts, **s),
-    "MDDM-G": lambda d, drifts, **s: Mddm(d, **s),
-    "AUE": lambda d, drifts, **s: Aue(d, **s),
-    "Standard": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("standard"), **s),
-    "DS-A": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("A"), **s),
-    "DS-B": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("B"), **s),
-}
-"""Name -> `make(features, drifts, eta=, mu=, seed=)`, with the settings of the experiments (section 3.6)."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeops._common import message
-from edgeops.drift._formd import FormD
 from edgeops.drift._networks import around_networks
 from edgeops.drift.evaluation import Evaluation, Run
-from edgeops.drift.logistic import LEARNERS, Logistic, PublishedLogistic
+from edgeops.drift.learners import LEARNERS
+from edgeops.drift.logistic import Logistic, PublishedLogistic
 from edgeops.drift.monitor import DriftMonitor
 from edgeops.drift.policies import FIXED, Periodic
 from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.streams import DriftStream, concepts, synthetic
+from edgeops.drift.surf_logistic import DriftSurfLogistic
 
 MODELS = ("lr", "mlp")
 
@@ -87,8 +88,8 @@ STREAMS: dict[str, Generated] = {
 FILE_SETTINGS = {"Electricity": Settings(1e-1, 1e-4), "PowerSupply": Settings(2e-2, 1e-3)}
 """Of the streams that are files alone; the other files are draws of generators."""
 
-METHODS = (*LEARNERS, "DS-D")
-"""Names that `learner_of` knows: those of `LEARNERS`, and form D."""
+METHODS = tuple(LEARNERS)
+"""Names that `learner_of` knows."""
 
 
 def _around(learner: Logistic, settings: Settings) -> Logistic:
@@ -108,11 +109,11 @@ def learner_of(method: str, stream: DriftStream, settings: Settings, seed: int) 
 def _learner(method: str, stream: DriftStream, settings: Settings, seed: int) -> Logistic:
     known: dict[str, Any] = {"eta": settings.eta, "mu": settings.mu, "seed": seed}
     features, delta = stream.x.shape[1], settings.delta
-    if method == "DS-D":
-        return FormD(features, DriftMonitor() if delta is None else DriftMonitor(delta=delta), **known)
     if method not in LEARNERS:
         rule = f"method must be one of {', '.join(METHODS)}"
         raise ValueError(message("learner_of", rule, repr(method), "Choose one."))
+    if delta is not None and method == "DS-D":
+        return DriftSurfLogistic(features, DriftMonitor(delta=delta), **known)
     if delta is not None and method in ("DS-A", "DS-B", "Standard"):
         form = "standard" if method == "Standard" else method[-1]
         return PublishedLogistic(features, PublishedMonitor(form, delta=delta), **known)

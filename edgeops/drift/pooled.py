@@ -102,6 +102,7 @@ class PooledMonitor(PublishedMonitor):
         self.t += 1
         self._now = _worst(model)
         self._best = self._lowered(self._best, self._now)
+        fresh: tuple[str, ...] = ()
         if not self.reactive_mode:
             trained = bool(self._steps.get("stable"))
             if trained and stable is None:
@@ -122,7 +123,7 @@ class PooledMonitor(PublishedMonitor):
             other = _worst(reactive if reactive is not None else math.inf)
             self._shown.append((self._now, other))
             self._served_reactive = other < self._now
-            event, fresh = "none", ()
+            event = "none"
         self._note("model")
         self._note("reactive")
         self.k += 1

@@ -36,12 +36,23 @@ def visits(start: int, end: int, limit: int, steps: int, generator: torch.Genera
     backlog = max(0, limit - end)
     if end == start and backlog == 0:
         return torch.empty(0, dtype=torch.int32)
-    step = torch.arange(steps)
-    taken = ((step + 1) // 2).clamp(max=backlog)
-    room = end - start + taken
-    drawn = torch.rand(steps, dtype=torch.float64, generator=generator)
-    again = start + torch.minimum((drawn * room).long(), room - 1)
-    return torch.where((step % 2 == 0) & (step // 2 < backlog), end + taken, again).int()
+    evens = (steps + 1) // 2
+    taken = min(evens, backlog)
+    order = torch.empty(steps, dtype=torch.int32)
+    order[: 2 * taken : 2] = torch.arange(end, end + taken, dtype=torch.int32)
+    # what the window holds at each step that draws: one point more behind each that was taken in
+    odd = torch.arange(1, taken + 1).clamp_(max=backlog)[: steps // 2]
+    order[1 : 2 * len(odd) : 2] = _drawn(start, odd.add_(end - start), generator)
+    rest = steps - 2 * taken
+    if rest > 0:
+        order[2 * taken :] = _drawn(start, torch.full((rest,), end - start + taken), generator)
+    return order
+
+
+def _drawn(start: int, room: Tensor, generator: torch.Generator) -> Tensor:
+    """A point of `[start, start + room)` each."""
+    drawn = torch.rand(len(room), dtype=torch.float64, generator=generator)
+    return torch.minimum(drawn.mul_(room).long(), room - 1).add_(start)
 
 
 class PointStore:
