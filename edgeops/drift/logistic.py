@@ -43,7 +43,7 @@ class Logistic:
         generator = torch.Generator().manual_seed(seed)
         self.bank = StrsagaBank(self.store, slots, eta=eta, mu=mu, rate=rate, generator=generator)
         self.bank.start(0)
-        self.t = 0
+        self.t = self.switches = 0
 
     def begin(self) -> None:
         """A batch begins, of which nothing is known yet."""
@@ -64,13 +64,14 @@ class Logistic:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that predictions and training continue from."""
-        return {"store": self.store.state_dict(), "bank": self.bank.state_dict(), "t": self.t}
+        counts = {"t": self.t, "switches": self.switches}
+        return {"store": self.store.state_dict(), "bank": self.bank.state_dict(), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
         self.store.load_state_dict(state["store"])
         self.bank.load_state_dict(state["bank"])
-        self.t = state["t"]
+        self.t, self.switches = state["t"], state["switches"]
 
 
 def _sign(margins: Tensor) -> Tensor:
@@ -92,6 +93,7 @@ class Aware(Logistic):
 
     def begin(self) -> None:
         if self.t in self.drifts:
+            self.switches += 1
             self.bank.start(0)
 
 
@@ -200,6 +202,7 @@ class Mddm(Logistic):
         if self.detector.update((self.predict(x) != y).double()):
             self.detector.reset()
             if self.t > 0:
+                self.switches += 1
                 self.bank.start(0)
         super()._observe(x, y)
 
