@@ -8,6 +8,7 @@ from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.population import DriftSurfPopulation as DriftSurfPopulation
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.streams import DriftStream as DriftStream

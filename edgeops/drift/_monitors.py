@@ -57,7 +57,7 @@ class DriftMonitors:
         self.recent = zeros(columns, self._kept, dtype=torch.float64)
         self.shown = zeros(columns)
         self.scores, self.scored = zeros(columns, dtype=torch.float64), zeros(columns, dtype=torch.bool)
-        self.waiting = zeros()
+        self.waiting, self.points = zeros(), 0
         self.pending: Tensor | None = None
 
     @property
@@ -131,7 +131,8 @@ class DriftMonitors:
         parts = -(-self.settings["min_n"] // n)
         if self.pending is None:
             self.pending = losses.new_zeros(self.learners, self.columns, parts * n)
-        if self.pending.shape[2] != parts * n:
+            self.points = n
+        if self.points != n:
             rule = "batches must have the same number of points while some are taken together"
             raise ValueError(message("DriftMonitors.observe", rule, str(n), "Or pass min_n=1."))
         at = torch.arange(parts * n, device=losses.device) // n == self.waiting[:, None]
@@ -159,10 +160,8 @@ class DriftMonitors:
         self.quiet += active
         fires = ~finite | self._fires(mean, error)
         add = active & finite
-        at = (torch.arange(self.history.shape[1], device=mean.device) == (self.seen % self.history.shape[1])[:, None])
-        self.history = torch.where(
-            (at & add[:, None])[..., None], torch.stack([mean, error], 1)[:, None], self.history
-        )
+        at = torch.arange(self.history.shape[1], device=mean.device) == (self.seen % self.history.shape[1])[:, None]
+        self.history = torch.where((at & add[:, None])[..., None], torch.stack([mean, error], 1)[:, None], self.history)
         self.seen += add
         if self.settings["challenge"]:
             fires = fires | (self.quiet >= self.settings["challenge"])

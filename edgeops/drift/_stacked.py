@@ -111,7 +111,7 @@ class Rows:
 
     def take(self, rows: Tensor) -> Rows:
         """Copies of some rows."""
-        return Rows._of([t.index_select(0, rows) for t in self.tensors])
+        return Rows.of([t.index_select(0, rows) for t in self.tensors])
 
     def put(self, rows: Tensor, other: Rows) -> None:
         """Replace some rows."""
@@ -120,17 +120,17 @@ class Rows:
 
     def part(self, begin: int, end: int) -> Rows:
         """Rows next to one another, in place."""
-        return Rows._of([t[begin:end] for t in self.tensors])
+        return Rows.of([t[begin:end] for t in self.tensors])
 
     def resized(self, rows: int) -> Rows:
         """The first rows of a copy that has this many, zeros behind them."""
         made = [t.new_zeros(rows, *t.shape[1:]) for t in self.tensors]
         for new, old in zip(made, self.tensors, strict=True):
             new[: min(rows, len(old))] = old[:rows]
-        return Rows._of(made)
+        return Rows.of(made)
 
     @staticmethod
-    def _of(tensors: list[Tensor]) -> Rows:
+    def of(tensors: list[Tensor]) -> Rows:
         rows = Rows.__new__(Rows)
         rows.values, *rows.states, rows.steps = tensors
         return rows
