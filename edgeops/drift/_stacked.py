@@ -24,8 +24,8 @@ class Elementwise(Protocol):
         """Numbers of state for each parameter."""
         ...
 
-    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The new parameters and state; `step`, one number a row, counts this update."""
+    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> None:
+        """A step in place of parameters and state; `step`, one number a row, counts this one."""
         ...
 
 
@@ -47,13 +47,12 @@ class SGD:
     def states(self) -> int:
         return 1 if self.momentum else 0
 
-    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> None:
         if self.weight_decay:
             grad = grad.add(param, alpha=self.weight_decay)
         if self.momentum:
-            grad = state[0].mul(self.momentum).add_(grad)
-            state = [grad]
-        return param.sub(grad, alpha=self.lr), state
+            grad = state[0].mul_(self.momentum).add_(grad)
+        param.sub_(grad, alpha=self.lr)
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,15 @@ class Adam:
     def states(self) -> int:
         return 2
 
-    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def update(self, param: Tensor, grad: Tensor, state: list[Tensor], step: Tensor) -> None:
         first, second = self.betas
-        mean = state[0].lerp(grad, 1 - first)
-        square = state[1].mul(second).addcmul_(grad, grad, value=1 - second)
+        mean, square = state[0].lerp_(grad, 1 - first), state[1].mul_(second).addcmul_(grad, grad, value=1 - second)
         count = step.to(torch.float64).view(-1, *[1] * (param.dim() - 1))
         size = (self.lr / (1 - first**count)).to(param.dtype)
         root = (1 - second**count).sqrt().to(param.dtype)
-        kept = param.mul(1 - self.lr * self.weight_decay) if self.weight_decay else param
-        return kept.addcdiv(mean * -size, square.sqrt().div_(root).add_(self.eps)), [mean, square]
+        if self.weight_decay:
+            param.mul_(1 - self.lr * self.weight_decay)
+        param.sub_((mean * size).div_(square.sqrt().div_(root).add_(self.eps)))
 
 
 class Rows:
@@ -214,11 +213,12 @@ class Architecture:
         """One step of each row along the mean loss of its points, in place; only those that `which` names."""
         grads = torch.autograd.grad(done.loss.mean(1).sum(), list(done.leaves.values()))
         rows.steps += 1 if which is None else which
-        for (begin, end, _), grad in zip(self.places.values(), grads, strict=True):
-            old = [rows.values[:, begin:end], *(state[:, begin:end] for state in rows.states)]
-            param, state = self.optimizer.update(old[0], grad.flatten(1), old[1:], rows.steps)
-            for mine, new in zip(old, [param, *state], strict=True):
-                mine.copy_(new if which is None else torch.where(which[:, None], new, mine))
+        for (begin, end, shape), grad in zip(self.places.values(), grads, strict=True):
+            mine = [t[:, begin:end].view(-1, *shape) for t in (rows.values, *rows.states)]
+            before = [] if which is None else [t.clone() for t in mine]
+            self.optimizer.update(mine[0], grad, mine[1:], rows.steps)
+            for new, old in zip(mine, before):
+                new.copy_(torch.where(which.view(-1, *[1] * len(shape)), new, old))  # type: ignore[union-attr]
 
     def fit(self, rows: Rows, x: Tensor, y: Tensor) -> None:
         """One step of each row on its own points, in place."""
