@@ -6,12 +6,14 @@
 Every learner is an MLP of three layers of 64 with a stream of its own, in batches of 32 points. The loops do the same
 forward, backward and step of SGD on each module and no more: no scores, no decisions, no trials. "lean" updates by one
 `_foreach_add_`, "optim" by `torch.optim.SGD`. Where there are many learners the loops run over some of them, and count
-for all. "stable" is without trials, "drifting" with those of streams that turn round every 40 batches. Times are of the process on a CPU, of the clock on a GPU; ratios are of neighbours in one interleaved run.
+for all. "stable" is without trials, "drifting" with those of streams that turn round every 40 batches. Times are of
+the process on a CPU, of the clock on a GPU; ratios are of neighbours in one interleaved run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -32,7 +34,7 @@ Step = Callable[[Tensor, Tensor], object]
 def mlp() -> nn.Module:
     """Three layers of 64."""
     widths = [FEATURES, WIDTH, WIDTH, WIDTH]
-    layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(WIDTH, 2))
 
 
@@ -143,19 +145,15 @@ def speed(
 
 def differing(learners: int, sample: int, steps: int, device: torch.device | str, chunk: int | None) -> int:
     """Decisions of the first `sample` learners that are not those of these learners alone on the CPU, in float64."""
-    device_streams, streams = Streams(learners, device, torch.float64), Streams(sample, "cpu", torch.float64)
+    streams = Streams(learners, device, torch.float64)
     many, few = population(learners, device, chunk, torch.float64), population(sample, "cpu", None, torch.float64)
     bad = 0
     for _ in range(steps):
-        x, y = device_streams()
+        x, y = streams()
         events = many.observe(x, y)[:sample].cpu()
-        same = events == few.observe(*_first(streams, x, y, sample))
+        same = events == few.observe(x[:sample].cpu(), y[:sample].cpu())
         bad += int((~(same & (many.serve[:sample].cpu() == few.serve))).sum())
     return bad
-
-
-def _first(streams: Streams, x: Tensor, y: Tensor, sample: int) -> tuple[Tensor, Tensor]:
-    return x[:sample].cpu(), y[:sample].cpu()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,8 @@
 
 from edgeops import _native as _native
 from edgeops.drift._ops import register as _register
+from edgeops.drift.adaptation import EntropyAdapter as EntropyAdapter
+from edgeops.drift.adaptation import GuardedAdapter as GuardedAdapter
 from edgeops.drift.evaluate import majority as majority
 from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
