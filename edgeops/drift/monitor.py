@@ -31,6 +31,18 @@ class Decision:
     winner: str | None = None
 
 
+def _standard_error(mean: float, squares: float, count: int) -> float:
+    """Of a mean of `count` numbers; as if one more had differed by 1, since a few that agree prove little."""
+    variance = max(0.0, squares / count - mean**2)
+    return math.sqrt((variance + 1 / count) / count)
+
+
+def _risk(losses: Tensor) -> tuple[float, float]:
+    """Mean and standard error."""
+    mean = float(losses.mean())
+    return mean, _standard_error(mean, float(losses.square().sum()), len(losses))
+
+
 @dataclass
 class _Lead:
     """Running sums of what a candidate was better than the model, point by point."""
@@ -51,11 +63,7 @@ class _Lead:
     @property
     def error(self) -> float:
         """The mean's standard error."""
-        if self.count < 2:
-            return math.inf
-        variance = max(0.0, self.squares / self.count - self.mean**2)
-        # one more disagreement than was seen: a few points that agree prove little
-        return math.sqrt((variance + 1 / self.count) / self.count)
+        return math.inf if self.count < 2 else _standard_error(self.mean, self.squares, self.count)
 
 
 class DriftMonitor:
@@ -69,6 +77,8 @@ class DriftMonitor:
     Args:
         delta: least rise that starts a trial, in units of the loss; 0 and infinity are allowed.
         z: least rise in standard errors.
+        z_again: rise in standard errors of every candidate above the trial's best that starts the trial anew: the data
+            changed within it.
         r: batches of a trial after which a candidate that leads by `margin` and `margin_z` wins.
         longest: batches after which a trial ends undecided, for the model.
         margin: least lead that wins.
@@ -96,15 +106,16 @@ class DriftMonitor:
         self,
         *,
         delta: float = 0.02,
-        z: float = 2.5,
+        z: float = 3.0,
+        z_again: float = 4.0,
         r: int = 4,
         longest: int = 8,
         margin: float = 0.005,
-        margin_z: float = 2.0,
-        early_z: float = 4.0,
+        margin_z: float = 3.5,
+        early_z: float = 5.0,
         memory: int = 20,
         challenge: int | None = None,
-        discount: float = 0.5,
+        discount: float = 0.0,
         min_n: int = 1,
     ) -> None:
         who = "DriftMonitor"
@@ -116,16 +127,16 @@ class DriftMonitor:
         if not (1 <= r <= longest and memory >= 1 and min_n >= 1 and (challenge is None or challenge >= 1)):
             rule = "r must be in [1, longest], memory, min_n and challenge at least 1"
             raise ValueError(message(who, rule, f"{r}, {longest}, {memory}, {min_n}, {challenge}", "r=4 is usual."))
-        self.delta, self.z, self.r, self.longest = delta, z, r, longest
+        self.delta, self.z, self.z_again, self.r, self.longest = delta, z, z_again, r, longest
         self.margin, self.margin_z, self.early_z = margin, margin_z, early_z
         self.memory, self.challenge, self.discount, self.min_n = memory, challenge, discount, min_n
         self.k = self.trials = self.switches = self.quiet = 0
         self._history: list[tuple[float, float]] = []
         self._leads: dict[str, _Lead] = {}
-        self._recent: dict[str, list[float]] = {}
+        self._recent: dict[str, list[tuple[float, float]]] = {}
         self._scores: dict[str, float] = {}
         self._out: set[str] = set()
-        self._calm = False
+        self._floor: tuple[float, float] | None = None
         self._pending: list[dict[str, Tensor]] = []
         self.in_trial = False
 
@@ -203,7 +214,7 @@ class DriftMonitor:
         return batch
 
     def _stable(self, losses: Tensor) -> Decision:
-        mean, error = _mean_and_error(losses)
+        mean, error = _risk(losses)
         finite = math.isfinite(mean) and KEEP not in self._out
         self.quiet += 1
         fires = not finite or self._fires(mean, error)
@@ -220,7 +231,7 @@ class DriftMonitor:
         return Decision("enter")
 
     def _open(self) -> None:
-        self.in_trial, self.k, self.quiet, self._calm = True, 0, 0, False
+        self.in_trial, self.k, self.quiet, self._floor = True, 0, 0, None
         self._leads, self._recent, self._scores, self._out = {}, {}, {}, set()
 
     def _fires(self, mean: float, error: float) -> bool:
@@ -229,17 +240,28 @@ class DriftMonitor:
         best, spread = min(self._history)
         return mean > best + max(self.delta, self.z * math.hypot(error, spread)) or self.delta == 0
 
+    def _lost(self, batch: Mapping[str, Tensor]) -> bool:
+        """Whether every candidate is worse than the trial's best by more than chance: a drift within the trial."""
+        shown = [_risk(losses) for name, losses in batch.items() if name not in self._out]
+        shown = [pair for pair in shown if math.isfinite(pair[0])]
+        if not shown or self._floor is None:
+            return False
+        mean, error = min(shown)
+        best, spread = self._floor
+        return mean > best + max(self.delta, self.z_again * math.hypot(error, spread))
+
     def _score(self, batch: Mapping[str, Tensor]) -> None:
         keep = batch[KEEP]
         for name, losses in batch.items():
-            mean = float(losses.mean())
-            if not math.isfinite(mean):
+            risk = _risk(losses)
+            if not math.isfinite(risk[0]):
                 self._out.add(name)
                 continue
-            before = self._scores.get(name)
-            scored = before is not None and name in self._recent and self._recent[name]
-            self._scores[name] = mean if not scored else self.discount * (before or 0.0) + (1 - self.discount) * mean
-            self._recent.setdefault(name, []).append(mean)
+            shown = self._recent[name]
+            share = self.discount if shown else 0.0
+            self._scores[name] = share * self._scores.get(name, 0.0) + (1 - share) * risk[0]
+            shown.append(risk)
+            self._floor = risk if self._floor is None else min(self._floor, risk)
             if name != KEEP and KEEP not in self._out:
                 self._leads[name].add(keep - losses)
 
@@ -261,14 +283,11 @@ class DriftMonitor:
         return Decision()
 
     def _trial(self, batch: Mapping[str, Tensor]) -> Decision:
-        mean, error = _mean_and_error(batch[KEEP])
-        fires = not math.isfinite(mean) or self._fires(mean, error)
-        if fires and self._calm:
+        if self._lost(batch):
             self.trials += 1
             self._open()
-            self._scores[KEEP] = mean
+            self._scores[KEEP] = float(batch[KEEP].mean())
             return Decision("reenter")
-        self._calm = self._calm or not fires
         self.k += 1
         self._score(batch)
         decision = self._early()
@@ -290,8 +309,7 @@ class DriftMonitor:
         return self._end(name)
 
     def _end(self, name: str) -> Decision:
-        shown = self._recent.get(name, [])
-        self._history = [(mean, 0.0) for mean in shown][-self.memory :]
+        self._history = self._recent.get(name, [])[-self.memory :]
         self.in_trial, self.k, self.quiet = False, 0, 0
         self._leads, self._recent, self._scores, self._out = {}, {}, {}, set()
         return Decision("keep") if name == KEEP else Decision("switch", name)
@@ -307,9 +325,3 @@ class DriftMonitor:
         vars(self).update(state)
         self._leads = {name: _Lead(**lead) for name, lead in state["_leads"].items()}
         self._out = set(state["_out"])
-
-
-def _mean_and_error(losses: Tensor) -> tuple[float, float]:
-    n = len(losses)
-    variance = float(losses.var(unbiased=False)) if n > 1 else 0.0
-    return float(losses.mean()), math.sqrt((variance + 1 / n**2) / n)
