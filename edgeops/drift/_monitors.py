@@ -15,7 +15,10 @@ from edgeops.drift.monitor import DriftMonitor
 EVENTS = ("none", "pending", "enter", "reenter", "keep", "switch")
 """What the numbers in a result of `observe` stand for."""
 NONE, PENDING, ENTER, REENTER, KEPT, SWITCH = range(len(EVENTS))
-SETTINGS = ("delta", "z", "r", "longest", "margin", "margin_z", "early_z", "memory", "challenge", "discount", "min_n")
+SETTINGS = (
+    *("delta", "z", "z_again", "r", "longest", "margin", "margin_z", "early_z"),
+    *("memory", "challenge", "discount", "min_n"),
+)
 
 
 class DriftMonitors:
@@ -47,14 +50,15 @@ class DriftMonitors:
             return torch.zeros(learners, *shape, dtype=dtype, device=device)
 
         self.k, self.trials, self.switches, self.quiet = zeros(), zeros(), zeros(), zeros()
-        self.in_trial, self.calm = zeros(dtype=torch.bool), zeros(dtype=torch.bool)
+        self.in_trial = zeros(dtype=torch.bool)
+        self.floor = zeros(2, dtype=torch.float64) + math.inf
         self.live, self.out = zeros(columns, dtype=torch.bool), zeros(columns, dtype=torch.bool)
         self.live[:, 0] = True
         self.history = zeros(like.memory, 2, dtype=torch.float64) + math.inf
         self.seen = zeros()
         self.lead_count = zeros(columns)
         self.lead_total, self.lead_squares = zeros(columns, dtype=torch.float64), zeros(columns, dtype=torch.float64)
-        self.recent = zeros(columns, self._kept, dtype=torch.float64)
+        self.recent = zeros(columns, self._kept, 2, dtype=torch.float64)
         self.shown = zeros(columns)
         self.scores, self.scored = zeros(columns, dtype=torch.float64), zeros(columns, dtype=torch.bool)
         self.waiting, self.points = zeros(), 0
@@ -95,10 +99,9 @@ class DriftMonitors:
             losses, ready = self._await(losses, active)
             events[active & ~ready] = PENDING
             active = ready
-        mean, error = _mean_and_error(losses[:, 0])
-        self._stable(active & ~self.in_trial, mean, error, events)
-        tried = active & self.in_trial & (events == NONE)
-        self._trial(tried, losses, mean, error, events, winners)
+        risk = _risk(losses)
+        self._stable(active & ~self.in_trial, risk[:, 0], events)
+        self._trial(active & self.in_trial & (events == NONE), losses, risk, events, winners)
         return events, winners
 
     def head_start(self, learners: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +112,7 @@ class DriftMonitors:
         whole[learners] = losses
         losses, active = self._checked(whole, active)
         events, winners = torch.full_like(self.k, NONE), torch.full_like(self.k, -1)
-        self._score(active, losses)
+        self._score(active, losses, _risk(losses))
         self._early(active, events, winners)
         return events[learners], winners[learners]
 
@@ -143,38 +146,37 @@ class DriftMonitors:
         self.waiting[ready] = 0
         return self.pending, ready
 
-    def _fires(self, mean: Tensor, error: Tensor) -> Tensor:
-        best, spread = self._best_before()
-        level = _level(self.settings["delta"], self.settings["z"], torch.hypot(error, spread))
-        return (self.seen > 0) & ((mean > best + level) | (self.settings["delta"] == 0))
+    def _fires(self, risk: Tensor) -> Tensor:
+        rises = _rises(risk, _least(self.history, 1), self.settings["delta"], self.settings["z"])
+        return (self.seen > 0) & (rises | (self.settings["delta"] == 0))
 
-    def _best_before(self) -> tuple[Tensor, Tensor]:
-        means, errors = self.history.unbind(2)
-        best = means.amin(1)
-        spread = torch.where(means == best[:, None], errors, math.inf).amin(1)
-        # where nothing was seen no test is made; infinities would make it one of numbers that are none
-        return torch.where(self.seen > 0, best, 0.0), torch.where(self.seen > 0, spread, 0.0)
+    def _lost(self, risk: Tensor) -> Tensor:
+        """Whether every candidate is worse than the trial's best by more than chance: a drift within the trial."""
+        shown = self.live & ~self.out & risk[..., 0].isfinite()
+        best = _least(torch.where(shown[..., None], risk, math.inf), 1)
+        return shown.any(1) & _rises(best, self.floor, self.settings["delta"], self.settings["z_again"])
 
-    def _stable(self, active: Tensor, mean: Tensor, error: Tensor, events: Tensor) -> None:
-        finite = mean.isfinite() & ~self.out[:, 0]
+    def _stable(self, active: Tensor, risk: Tensor, events: Tensor) -> None:
+        finite = risk[:, 0].isfinite() & ~self.out[:, 0]
         self.quiet += active
-        fires = ~finite | self._fires(mean, error)
+        fires = ~finite | self._fires(risk)
         add = active & finite
-        at = torch.arange(self.history.shape[1], device=mean.device) == (self.seen % self.history.shape[1])[:, None]
-        self.history = torch.where((at & add[:, None])[..., None], torch.stack([mean, error], 1)[:, None], self.history)
+        memory = self.history.shape[1]
+        at = torch.arange(memory, device=risk.device) == (self.seen % memory)[:, None]
+        self.history = torch.where((at & add[:, None])[..., None], risk[:, None], self.history)
         self.seen += add
         if self.settings["challenge"]:
             fires = fires | (self.quiet >= self.settings["challenge"])
         enter = active & fires
         self.trials += enter
         self._open(enter)
-        self._set_score(enter & finite, mean)
+        self._set_score(enter & finite, risk)
         self.out[:, 0] |= enter & ~finite
         events[enter] = ENTER
 
     def _open(self, which: Tensor) -> None:
         self.in_trial = self.in_trial | which
-        self.calm = self.calm & ~which
+        self.floor = torch.where(which[:, None], math.inf, self.floor)
         self._forget(which)
 
     def _forget(self, which: Tensor) -> None:
@@ -187,22 +189,24 @@ class DriftMonitors:
         self.lead_total = torch.where(each, self.lead_total, 0.0)
         self.lead_squares = torch.where(each, self.lead_squares, 0.0)
 
-    def _set_score(self, which: Tensor, mean: Tensor) -> None:
-        self.scores[:, 0] = torch.where(which, mean, self.scores[:, 0])
+    def _set_score(self, which: Tensor, risk: Tensor) -> None:
+        self.scores[:, 0] = torch.where(which, risk[:, 0], self.scores[:, 0])
         self.scored[:, 0] |= which
 
-    def _score(self, active: Tensor, losses: Tensor) -> None:
-        mean = losses.mean(2)
+    def _score(self, active: Tensor, losses: Tensor, risk: Tensor) -> None:
         here = self.live & active[:, None]
-        self.out = self.out | (here & ~mean.isfinite())
-        here = here & mean.isfinite()
+        finite = risk[..., 0].isfinite()
+        self.out = self.out | (here & ~finite)
+        here = here & finite
         weight = self.settings["discount"]
-        mixed = weight * self.scores + (1 - weight) * mean
-        fresh = torch.where(self.scored & (self.shown > 0), mixed, mean)
+        mixed = weight * self.scores + (1 - weight) * risk[..., 0]
+        fresh = torch.where(self.shown > 0, mixed, risk[..., 0])
         self.scores, self.scored = torch.where(here, fresh, self.scores), self.scored | here
-        at = torch.arange(self._kept, device=mean.device) == (self.shown % self._kept)[..., None]
-        self.recent = torch.where(at & here[..., None], mean[..., None], self.recent)
+        at = torch.arange(self._kept, device=risk.device) == (self.shown % self._kept)[..., None]
+        self.recent = torch.where((at & here[..., None])[..., None], risk[:, :, None], self.recent)
         self.shown = self.shown + here
+        seen = torch.where(here[..., None], risk, math.inf)
+        self.floor = _least(torch.cat([self.floor[:, None], seen], 1), 1)
         leads = here & ~self.out[:, :1]
         leads[:, 0] = False
         better = torch.where(leads[..., None], losses[:, :1] - losses, 0.0)
@@ -216,8 +220,7 @@ class DriftMonitors:
         alive[:, 0] = False
         count = self.lead_count.clamp(min=1)
         mean = self.lead_total / count
-        variance = (self.lead_squares / count - mean.square()).clamp(min=0.0)
-        error = torch.where(self.lead_count < 2, math.inf, ((variance + 1 / count) / count).sqrt())
+        error = torch.where(self.lead_count < 2, math.inf, _standard_error(mean, self.lead_squares, count))
         column = torch.where(alive, mean, -math.inf).argmax(1, keepdim=True)
         return alive.any(1), column[:, 0], mean.gather(1, column)[:, 0], error.gather(1, column)[:, 0]
 
@@ -230,19 +233,15 @@ class DriftMonitors:
         ahead = there & (lead > _level(self.settings["margin"], self.settings["early_z"], error))
         self._end(active & ~lost & ahead, column, events, winners)
 
-    def _trial(
-        self, active: Tensor, losses: Tensor, mean: Tensor, error: Tensor, events: Tensor, winners: Tensor
-    ) -> None:
-        fires = ~mean.isfinite() | self._fires(mean, error)
-        again = active & fires & self.calm
+    def _trial(self, active: Tensor, losses: Tensor, risk: Tensor, events: Tensor, winners: Tensor) -> None:
+        again = active & self._lost(risk)
         self.trials += again
         self._open(again)
-        self._set_score(again, mean)
+        self._set_score(again, risk[:, 0])
         events[again] = REENTER
         active = active & ~again
-        self.calm = self.calm | (active & ~fires)
         self.k = self.k + active
-        self._score(active, losses)
+        self._score(active, losses, risk)
         self._early(active, events, winners)
         active = active & (events == NONE) & (self.k >= self.settings["r"])
         there, column, lead, spread = self._leader()
@@ -253,11 +252,10 @@ class DriftMonitors:
 
     def _end(self, which: Tensor, column: Tensor, events: Tensor, winners: Tensor) -> None:
         shown = self.shown.gather(1, column[:, None])[:, 0]
-        recent = self.recent.gather(1, column[:, None, None].expand(-1, 1, self._kept))[:, 0]
+        recent = self.recent.gather(1, column[:, None, None, None].expand(-1, 1, self._kept, 2))[:, 0]
         valid = torch.arange(self._kept, device=recent.device) < shown[:, None]
         history = torch.full_like(self.history, math.inf)
-        history[:, : self._kept, 0] = torch.where(valid, recent, math.inf)
-        history[:, : self._kept, 1] = torch.where(valid, 0.0, math.inf)
+        history[:, : self._kept] = torch.where(valid[..., None], recent, math.inf)
         self.history = torch.where(which[:, None, None], history, self.history)
         self.seen = torch.where(which, shown, self.seen)
         won = which & (column > 0)
@@ -294,7 +292,25 @@ def _level(margin: float, z: float, error: Tensor) -> Tensor:
     return torch.where(level > margin, level, margin)
 
 
-def _mean_and_error(losses: Tensor) -> tuple[Tensor, Tensor]:
-    n = losses.shape[1]
-    variance = losses.var(1, unbiased=False) if n > 1 else torch.zeros_like(losses[:, 0])
-    return losses.mean(1), ((variance + 1 / n**2) / n).sqrt()
+def _standard_error(mean: Tensor, squares: Tensor, count: Tensor | int) -> Tensor:
+    variance = squares / count - mean.square()
+    variance = torch.where(variance > 0, variance, 0.0)
+    return ((variance + 1 / count) / count).sqrt()
+
+
+def _risk(losses: Tensor) -> Tensor:
+    """Mean and standard error of losses `[..., n]`, `[..., 2]`."""
+    mean = losses.mean(-1)
+    return torch.stack([mean, _standard_error(mean, losses.square().sum(-1), losses.shape[-1])], -1)
+
+
+def _least(risks: Tensor, dim: int) -> Tensor:
+    """The risk whose mean is the least, and of several such that whose standard error is."""
+    mean = risks[..., 0].amin(dim)
+    error = torch.where(risks[..., 0] == mean.unsqueeze(dim), risks[..., 1], math.inf).amin(dim)
+    return torch.stack([mean, error], -1)
+
+
+def _rises(risk: Tensor, best: Tensor, delta: float, z: float) -> Tensor:
+    """Whether a risk is above another by more than chance; where there is no other, it is not."""
+    return risk[:, 0] > best[:, 0] + _level(delta, z, torch.hypot(risk[:, 1], best[:, 1]))

@@ -195,7 +195,7 @@ class GuardedAdapter:
             raise ValueError(message("GuardedAdapter", rule, got, "diversity=0, disagreement=1 switch both off."))
         self.keep, self.keep_adapted = copy.deepcopy(module), batch_statistics
         self.optimizer_factory = optimizer_factory
-        self.monitor = monitor or DriftMonitor(delta=math.inf, challenge=1, r=2, longest=4)
+        self.monitor = monitor or DriftMonitor(delta=math.inf, challenge=1, r=2, longest=4, margin_z=2, early_z=4)
         self.diversity, self.disagreement, self.confident, self.memory = diversity, disagreement, confident, memory
         self.returns: Counter[str] = Counter()
         self.promotions = 0
