@@ -84,11 +84,12 @@ class DriftSurfPopulation:
             torch.manual_seed(seed)
             made = [module_factory() for _ in range(inits)]
         self.learners, self.replay, self.window, self.seed, self.chunk = learners, replay, window, seed, chunk
-        self.architecture = Architecture(made[0].to(device), optimizer, loss_fn)
+        self.architecture = Architecture(made[0], optimizer, loss_fn)
         self.risk_fn = risk_fn
         self.columns = (KEEP, *["fresh"] * fresh, *["warm"] * warm, *(f"again {i}" for i in range(archive)))
         self.inits = torch.stack([self.architecture.flat(module) for module in made]).to(device)
         self.device = self.inits.device
+        made[0].to(device)
         self.monitors = DriftMonitors(learners, len(self.columns), monitor, self.device)
         self._each = torch.arange(learners, device=self.device)
         self.home = Rows(self._initial(self._each), optimizer.states)
