@@ -21,13 +21,13 @@ CLASSES = 10
 
 
 def learners(
-    device: torch.device, count: int = 10_000, looped: int = 200, steps: int = 9, sample: int = 100
+    device: torch.device, count: int = 10_000, looped: int = 200, steps: int = 9, sample: int = 100, turns: int = 60
 ) -> Figures:
     """DG1: many learners as one program over a loop over modules, and decisions beside the CPU's, in float64."""
     seen = population.speed(count, steps, device, None, looped)
     for name, value in seen.items():
         print(f"  {name}: {value:.4g}")
-    differ = population.differing(2 * sample, sample, 60, device, None)
+    differ = population.differing(2 * sample, sample, turns, device, None)
     return {
         "stable step, over a loop over modules": seen["stable: over the lean loop"],
         "step with trials, over a loop over modules": seen["drifting: over the lean loop"],

@@ -15,7 +15,7 @@ def figures_of(item):
 
 
 def test_learners():
-    seen = gpu.learners(CPU, 6, 3, 2, 3)
+    seen = gpu.learners(CPU, 6, 3, 2, 3, 12)
     assert set(seen) == figures_of("DG1")
     assert seen["decisions that differ from the CPU's"] == 0
 
