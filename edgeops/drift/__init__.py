@@ -3,6 +3,8 @@
 
 from edgeops import _native as _native
 from edgeops.drift._ops import register as _register
+from edgeops.drift.adaptation import EntropyAdapter as EntropyAdapter
+from edgeops.drift.adaptation import GuardedAdapter as GuardedAdapter
 from edgeops.drift.buffer import ReplayBuffer as ReplayBuffer
 from edgeops.drift.candor import Candor as Candor
 from edgeops.drift.detection import evaluate_detector as evaluate_detector
@@ -23,11 +25,12 @@ from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.pooled import ClientMonitor as ClientMonitor
 from edgeops.drift.pooled import ClientReport as ClientReport
 from edgeops.drift.pooled import PooledMonitor as PooledMonitor
+from edgeops.drift.population import DriftSurfPopulation as DriftSurfPopulation
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
+from edgeops.drift.report import Report as Report
 from edgeops.drift.reset import BankLearner as BankLearner
 from edgeops.drift.reset import ResetOn as ResetOn
-from edgeops.drift.report import Report as Report
 from edgeops.drift.streams import Delayed as Delayed
 from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.streams import read_csv as read_csv
