@@ -20,12 +20,12 @@ import torch
 
 from bench.drift.table import DATA, SETTINGS
 from edgeops.drift import DriftStream, majority, no_change, prequential
-from edgeops.drift.candor import Candor
-from edgeops.drift.detectors import detector
+from edgeops.drift.detection.detectors import detector
+from edgeops.drift.detection.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.estimators import EstimatorBank
-from edgeops.drift.logistic import LEARNERS
+from edgeops.drift.linear.candor import Candor
+from edgeops.drift.linear.logistic import LEARNERS
 from edgeops.drift.monitor import DriftMonitor
-from edgeops.drift.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.streams import read_stream
 from edgeops.drift.streams.files import READERS
 from edgeops.drift.trial import Trial
