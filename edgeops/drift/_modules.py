@@ -356,7 +356,13 @@ class ModuleBank:
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
         models = {name: c.state_dict() for name, c in self.candidates.items()}
-        numbers = {"seed": self.recipe.seed, "made": self.recipe.made, "skipped": self.skipped, "agreed": self._agreed, "alone": self.alone}
+        numbers = {
+            "seed": self.recipe.seed,
+            "made": self.recipe.made,
+            "skipped": self.skipped,
+            "agreed": self._agreed,
+            "alone": self.alone,
+        }
         return {"models": models, "buffer": self.buffer.state_dict(), "score": self.score.state_dict(), **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

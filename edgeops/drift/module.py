@@ -140,7 +140,7 @@ class DriftSurf(nn.Module):
             got = f"{rate}, {minibatch}, {archive}, {waiting}, {batched!r}"
             raise ValueError(message("DriftSurf", rule, got, "rate=2, minibatch=64 are usual."))
         first = module if isinstance(module, nn.Module) else None
-        factory: Factory | None = module if first is None else Reinitialised(first) if fresh else None  # type: ignore[assignment]
+        factory: Factory | None = module if first is None else Reinitialised(first) if fresh else None
         recipe = Recipe(factory, optimizer, scheduler, scaler, seed)
         if first is not None:
             recipe.device = device_of(first)

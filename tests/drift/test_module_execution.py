@@ -37,7 +37,9 @@ def states(drift):
     return found
 
 
-@pytest.mark.parametrize(("model", "optimizer"), [("mlp", name) for name in OPTIMIZERS] + [("norm", "sgd"), ("cnn", "sgd")])
+@pytest.mark.parametrize(
+    ("model", "optimizer"), [("mlp", name) for name in OPTIMIZERS] + [("norm", "sgd"), ("cnn", "sgd")]
+)
 def test_stacked_and_one_by_one_agree(model, optimizer):
     both = [
         DriftSurf(MODELS[model], OPTIMIZERS[optimizer], CROSS, monitor=long(), minibatch=32, batched=batched)
@@ -65,7 +67,7 @@ def test_what_cannot_be_stacked_runs_one_by_one_and_says_so():
     assert drift.monitor.trials
     assert drift.execution.startswith("one by one: ")
     drift = surf(Asks, batched=True, monitor=long(delta=0.0))
-    with pytest.raises(ValueError, match="batched=True needs a module that torch.func.vmap takes"):
+    with pytest.raises(ValueError, match=r"batched=True needs a module that torch\.func\.vmap takes"):
         run(drift, batches(4))
 
 
@@ -117,9 +119,7 @@ def test_scaler_and_autocast_belong_to_a_candidate():
     assert outputs[0].dtype == torch.bfloat16
     assert "scaler" in drift.execution
     assert len({id(c.scaler) for c in drift._bank.candidates.values()}) == 3
-    other = surf(
-        scaler=lambda: torch.amp.GradScaler("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16)
-    )
+    other = surf(scaler=lambda: torch.amp.GradScaler("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     other.load_state_dict(drift.state_dict())
     assert other._bank.candidates["warm"].scaler.get_scale() == 2.0**8
 
@@ -187,7 +187,7 @@ def five_drifts():
     return batches(36, (6, 12, 18, 24, 30))
 
 
-@pytest.mark.parametrize("model", ["mlp", "norm"])
+@pytest.mark.parametrize("model", ["norm", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_compiled_serves_the_same_with_two_graphs(model):
     """Item 13: five drifts, one graph for one model and one for several, the same decisions as without."""
     torch._dynamo.reset()
