@@ -93,8 +93,9 @@ class DriftSurf(nn.Module):
         on_unlabeled: called with this learner and a batch given to `unlabeled`.
         waiting: predictions that may wait for labels.
 
-    Memory: (1 + fresh + warm + archive, twice in a trial, + 1 where it is kept) models with their optimizers, of which
-    1 + archive outside trials, and the buffer's `max_bytes`; and the batches that wait for labels.
+    Memory: the buffer's `max_bytes`, and models with their optimizers: 1 + archive outside a trial, 1 + fresh + warm +
+    2 * archive in one (what was archived, and the copies that are tried), and where something is archived one more at
+    the moment of a switch. Batches that wait for labels come on top.
 
     Raises:
         ValueError: a layer cannot make new values; a setting out of range.
