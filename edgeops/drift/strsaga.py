@@ -127,7 +127,8 @@ class PointStore:
 class StrsagaBank:
     """Slots of logistic models over one stored stream, each with a window of points that it may train on.
 
-    All state is in tensors: `w`, `sum` `[slots, features]`, `alpha` `[slots, points]`, `window` `[slots, 2]`.
+    All state is in tensors: `w`, `sum` `[slots, features]`, `alpha` `[slots, points]`, `window` `[slots, 2]`; `steps`
+    counts the training steps of all models together.
 
     Args:
         store: the points; labels are -1 and 1, and a constant feature is the caller's business.
@@ -166,6 +167,7 @@ class StrsagaBank:
         self.sum = torch.zeros_like(self.w)
         self.alpha = x.new_zeros(slots, len(x))
         self.window = torch.zeros(slots, 2, dtype=torch.int64)
+        self.steps = 0
 
     def start(self, slot: int, first: int | None = None) -> None:
         """A new model: weights uniform in [0, 1), as in the authors' runs, a window from `first` or the next point."""
@@ -202,6 +204,7 @@ class StrsagaBank:
             start, end = windows[slot]
             orders[slot] = visits(start, end, len(self.store), steps, self.generator)
         starts = torch.tensor([0, *map(len, orders)]).cumsum(0)
+        self.steps += int(starts[-1])
         everything = x.expand(models, -1, -1), y.expand(models, -1), torch.cat(orders), starts
         _run(*everything, self.w, self.sum, self.alpha, self.window, self.eta, self.mu)
 
@@ -222,10 +225,11 @@ class StrsagaBank:
     def state_dict(self) -> dict[str, Any]:
         """Everything that training continues from, the generator's state included; not the points."""
         tensors = {name: getattr(self, name).clone() for name in ("w", "sum", "alpha", "window")}
-        return {**tensors, "generator": self.generator.get_state()}
+        return {**tensors, "generator": self.generator.get_state(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
         for name in ("w", "sum", "alpha", "window"):
             setattr(self, name, state[name].clone())
         self.generator.set_state(state["generator"])
+        self.steps = state["steps"]
