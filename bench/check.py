@@ -21,6 +21,8 @@ import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
+from bench.drift import overhead as drift_overhead
+from bench.drift import table as drift_table
 from bench.offload import moments, projectors, published, quality, side_by_side, simulate
 from bench.ragged import layer_memory
 from bench.registry import GateFailed, Unavailable
@@ -66,6 +68,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B11": lattice_lstm.figures,
     "B12": tree_lstm.grid_figures,
     "B13": ladder.figures,
+    "D10": drift_overhead.figures,
     "O9": projectors.shrunken,
     "O10": moments.figures,
     "O12": quality.figures,
@@ -73,6 +76,10 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "O14": simulate.emulation_figures,
     "O15": published.figures,
     "O16": simulate.choice_figures,
+    "D1": drift_table.reproduction,
+    "D4": drift_table.form_d,
+    "D5": drift_table.gradual,
+    "D6": drift_table.shared_budget,
     "overhead": _overhead,
     "import": _import,
 }

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edgeops.drift.streams import DriftStream
+from edgeops.drift.streams import Delayed, DriftStream
 
 
 class Learner(Protocol):
@@ -19,8 +19,13 @@ class Learner(Protocol):
     def observe(self, x: Tensor, y: Tensor) -> None: ...
 
 
-def prequential(learner: Learner, stream: DriftStream) -> Tensor:
+def prequential(learner: Learner, stream: DriftStream, *, delay: int = 0) -> Tensor:
     """The share of wrong predictions in each batch, `[batches]`, each made before the batch's labels were shown.
+
+    Args:
+        learner: predicts and learns.
+        stream: what from.
+        delay: batches by which labels come later (`Delayed`); trials and switches are told by `Evaluation`.
 
     >>> from edgeops.drift.logistic import Logistic
     >>> from edgeops.drift.streams import synthetic
@@ -30,10 +35,11 @@ def prequential(learner: Learner, stream: DriftStream) -> Tensor:
     (torch.Size([100]), True, True)
     """
     errors = []
-    for x, y in stream:
+    for (x, late), (_, y) in zip(Delayed(stream, delay), stream, strict=True):
         learner.begin()
         errors.append(float((learner.predict(x) != y).double().mean()))
-        learner.observe(x, y)
+        if late is not None:
+            learner.observe(*late)
     return torch.tensor(errors, dtype=torch.float64)
 
 

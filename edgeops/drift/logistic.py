@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Logistic:
         generator = torch.Generator().manual_seed(seed)
         self.bank = StrsagaBank(self.store, slots, eta=eta, mu=mu, rate=rate, generator=generator)
         self.bank.start(0)
-        self.t = 0
+        self.t = self.switches = 0
 
     def begin(self) -> None:
         """A batch begins, of which nothing is known yet."""
@@ -64,13 +64,14 @@ class Logistic:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that predictions and training continue from."""
-        return {"store": self.store.state_dict(), "bank": self.bank.state_dict(), "t": self.t}
+        counts = {"t": self.t, "switches": self.switches}
+        return {"store": self.store.state_dict(), "bank": self.bank.state_dict(), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
         self.store.load_state_dict(state["store"])
         self.bank.load_state_dict(state["bank"])
-        self.t = state["t"]
+        self.t, self.switches = state["t"], state["switches"]
 
 
 def _sign(margins: Tensor) -> Tensor:
@@ -92,6 +93,7 @@ class Aware(Logistic):
 
     def begin(self) -> None:
         if self.t in self.drifts:
+            self.switches += 1
             self.bank.start(0)
 
 
@@ -200,6 +202,7 @@ class Mddm(Logistic):
         if self.detector.update((self.predict(x) != y).double()):
             self.detector.reset()
             if self.t > 0:
+                self.switches += 1
                 self.bank.start(0)
         super()._observe(x, y)
 
@@ -256,17 +259,3 @@ class Aue(Logistic):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.weight, self.alive = state["weight"].clone(), state["alive"]
-
-
-LEARNERS: dict[str, Callable[..., Logistic]] = {
-    "Oblivious": lambda d, drifts, **s: Logistic(d, **s),
-    "Aware": lambda d, drifts, **s: Aware(d, drifts, **s),
-    "MDDM-G": lambda d, drifts, **s: Mddm(d, **s),
-    "MDDM-A": lambda d, drifts, **s: Mddm(d, weights="arithmetic", **s),
-    "MDDM-E": lambda d, drifts, **s: Mddm(d, weights="euler", **s),
-    "AUE": lambda d, drifts, **s: Aue(d, **s),
-    "Standard": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("standard"), **s),
-    "DS-A": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("A"), **s),
-    "DS-B": lambda d, drifts, **s: PublishedLogistic(d, PublishedMonitor("B"), **s),
-}
-"""Name -> `make(features, drifts, eta=, mu=, seed=)`, with the settings of the experiments (section 3.6)."""

@@ -119,11 +119,12 @@ class DriftMonitor:
         min_n: int = 1,
     ) -> None:
         who = "DriftMonitor"
-        if not (delta >= 0 and z >= 0 and margin >= 0 and margin_z >= 0 and early_z >= 0 and 0 <= discount <= 1):
-            rule = "delta, z, margin, margin_z, early_z must not be negative, discount must be in [0, 1]"
-            raise ValueError(
-                message(who, rule, f"{delta}, {z}, {margin}, {margin_z}, {early_z}, {discount}", "See it.")
-            )
+        given = {"delta": delta, "z": z, "z_again": z_again, "margin": margin, "margin_z": margin_z, "early_z": early_z}
+        for name, value in given.items():
+            if not value >= 0:
+                raise ValueError(message(who, f"{name} must not be negative", str(value), "0 is the least."))
+        if not 0 <= discount <= 1:
+            raise ValueError(message(who, "discount must be in [0, 1]", str(discount), "The default is 0."))
         if not (1 <= r <= longest and memory >= 1 and min_n >= 1 and (challenge is None or challenge >= 1)):
             rule = "r must be in [1, longest], memory, min_n and challenge at least 1"
             raise ValueError(message(who, rule, f"{r}, {longest}, {memory}, {min_n}, {challenge}", "r=4 is usual."))

@@ -36,12 +36,23 @@ def visits(start: int, end: int, limit: int, steps: int, generator: torch.Genera
     backlog = max(0, limit - end)
     if end == start and backlog == 0:
         return torch.empty(0, dtype=torch.int32)
-    step = torch.arange(steps)
-    taken = ((step + 1) // 2).clamp(max=backlog)
-    room = end - start + taken
-    drawn = torch.rand(steps, dtype=torch.float64, generator=generator)
-    again = start + torch.minimum((drawn * room).long(), room - 1)
-    return torch.where((step % 2 == 0) & (step // 2 < backlog), end + taken, again).int()
+    evens = (steps + 1) // 2
+    taken = min(evens, backlog)
+    order = torch.empty(steps, dtype=torch.int32)
+    order[: 2 * taken : 2] = torch.arange(end, end + taken, dtype=torch.int32)
+    # what the window holds at each step that draws: one point more behind each that was taken in
+    odd = torch.arange(1, taken + 1).clamp_(max=backlog)[: steps // 2]
+    order[1 : 2 * len(odd) : 2] = _drawn(start, odd.add_(end - start), generator)
+    rest = steps - 2 * taken
+    if rest > 0:
+        order[2 * taken :] = _drawn(start, torch.full((rest,), end - start + taken), generator)
+    return order
+
+
+def _drawn(start: int, room: Tensor, generator: torch.Generator) -> Tensor:
+    """A point of `[start, start + room)` each."""
+    drawn = torch.rand(len(room), dtype=torch.float64, generator=generator)
+    return torch.minimum(drawn.mul_(room).long(), room - 1).add_(start)
 
 
 class PointStore:
@@ -116,7 +127,8 @@ class PointStore:
 class StrsagaBank:
     """Slots of logistic models over one stored stream, each with a window of points that it may train on.
 
-    All state is in tensors: `w`, `sum` `[slots, features]`, `alpha` `[slots, points]`, `window` `[slots, 2]`.
+    All state is in tensors: `w`, `sum` `[slots, features]`, `alpha` `[slots, points]`, `window` `[slots, 2]`; `steps`
+    counts the training steps of all models together.
 
     Args:
         store: the points; labels are -1 and 1, and a constant feature is the caller's business.
@@ -155,6 +167,7 @@ class StrsagaBank:
         self.sum = torch.zeros_like(self.w)
         self.alpha = x.new_zeros(slots, len(x))
         self.window = torch.zeros(slots, 2, dtype=torch.int64)
+        self.steps = 0
 
     def start(self, slot: int, first: int | None = None) -> None:
         """A new model: weights uniform in [0, 1), as in the authors' runs, a window from `first` or the next point."""
@@ -191,6 +204,7 @@ class StrsagaBank:
             start, end = windows[slot]
             orders[slot] = visits(start, end, len(self.store), steps, self.generator)
         starts = torch.tensor([0, *map(len, orders)]).cumsum(0)
+        self.steps += int(starts[-1])
         everything = x.expand(models, -1, -1), y.expand(models, -1), torch.cat(orders), starts
         _run(*everything, self.w, self.sum, self.alpha, self.window, self.eta, self.mu)
 
@@ -211,10 +225,11 @@ class StrsagaBank:
     def state_dict(self) -> dict[str, Any]:
         """Everything that training continues from, the generator's state included; not the points."""
         tensors = {name: getattr(self, name).clone() for name in ("w", "sum", "alpha", "window")}
-        return {**tensors, "generator": self.generator.get_state()}
+        return {**tensors, "generator": self.generator.get_state(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
         for name in ("w", "sum", "alpha", "window"):
             setattr(self, name, state[name].clone())
         self.generator.set_state(state["generator"])
+        self.steps = state["steps"]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from edgeops._native import translate
 from edgeops.drift import PublishedLogistic, PublishedMonitor, StrsagaBank, prequential
-from edgeops.drift.logistic import LEARNERS, Aue, Aware
+from edgeops.drift.learners import LEARNERS
+from edgeops.drift.logistic import Aue, Aware
 from edgeops.drift.streams import DriftStream, read_stream, synthetic
 from edgeops.drift.strsaga import PointStore, visits
 from tests.messages import refused

@@ -80,12 +80,23 @@ def powersupply(path: str | Path) -> DriftStream:
     return DriftStream("PowerSupply", x / x.amax(0), y, 100, (17, 47, 76))
 
 
+def weather(path: str | Path) -> DriftStream:
+    """Weather of 18,159 days, eight readings each, rain or not; the labels lie beside in weather_class.csv.
+
+    Fifty batches of 363 days. The readings keep their units: `DriftStream.standardised` brings them to one scale.
+    """
+    x = _numbers(read_rows(path), slice(8))
+    y = torch.tensor([float(row[0]) for row in read_rows(Path(path).with_name("weather_class.csv"))], dtype=x.dtype)
+    return DriftStream("Weather", x, 2 * y - 1, 50)
+
+
 READERS: dict[str, tuple[str, Callable[[str | Path], DriftStream]]] = {
     "SINE1": ("sine1.arff", sine1),
     "Mixed": ("MIXED.arff", mixed),
     "Circles": ("circles.arff", circles),
     "Electricity": ("electricity-normalized.csv", electricity),
     "PowerSupply": ("powersupply.arff", powersupply),
+    "Weather": ("weather_data.csv", weather),
 }
 """Name of a set -> its file's name and its reader."""
 
@@ -102,6 +113,6 @@ def read_stream(name: str, folder: str | Path) -> DriftStream:
     file, reader = READERS[name]
     path = Path(folder) / file
     if not path.exists():
-        advice = "The sets are in the repository Ashraf-T/DriftSurf."
+        advice = "The sets are in the repository Ashraf-T/DriftSurf, Weather in vlosing/driftDatasets."
         raise FileNotFoundError(message("read_stream", f"the folder must hold {file}", "no such file", advice))
     return reader(path)

@@ -65,6 +65,44 @@ class DriftStream:
         part = slice(t * self.batch_size, (t + 1) * self.batch_size)
         return self.x[part], self.y[part]
 
+    def standardised(self, batches: int = 1) -> DriftStream:
+        """The same with every feature shifted and scaled by mean and deviation of the first batches.
+
+        They stay what they are for the rest of the stream: a scaler that adapted would hide drift from whoever watches.
+        A feature that is constant there is shifted alone.
+
+        Raises:
+            ValueError: not 1 to all of the batches.
+
+        >>> stream = DriftStream("toy", torch.tensor([[1.0], [3.0], [7.0], [7.0]]), torch.ones(4), 2)
+        >>> stream.standardised().x[:, 0].tolist()
+        [-1.0, 1.0, 5.0, 5.0]
+        """
+        if not 1 <= batches <= self.batches:
+            rule = f"batches must be in [1, {self.batches}]"
+            raise ValueError(message("DriftStream.standardised", rule, str(batches), "1 is usual."))
+        seen = self.x[: batches * self.batch_size]
+        mean, deviation = seen.mean(0), seen.std(0, correction=0)
+        return replace(self, x=(self.x - mean) / torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def inverted(self, first: int, last: int) -> DriftStream:
+        """The same with the labels of batches `[first, last)` turned round, and drifts there.
+
+        Raises:
+            ValueError: batches outside the stream.
+
+        >>> stream = DriftStream("toy", torch.zeros(3, 1), torch.ones(3), 3)
+        >>> stream.inverted(1, 2).y.tolist(), stream.inverted(1, 2).drifts
+        ([1.0, -1.0, 1.0], (1, 2))
+        """
+        if not 0 <= first < last <= self.batches:
+            rule = f"batches must be [first, last) within [0, {self.batches}]"
+            raise ValueError(message("DriftStream.inverted", rule, f"[{first}, {last})", "The last one is left out."))
+        y = self.y.clone()
+        y[first * self.batch_size : last * self.batch_size] *= -1
+        places = sorted({*self.drifts, first, last} - {0, self.batches})
+        return replace(self, y=y, drifts=tuple(places))
+
     def with_constant(self) -> DriftStream:
         """The same with a last feature that is 1, for linear models without a bias of their own."""
         return replace(self, x=torch.cat([self.x, self.x.new_ones(len(self.x), 1)], dim=1))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,10 +59,49 @@ def _drifts(batches: int, concepts: int) -> tuple[int, ...]:
     return tuple(sorted({batches * k // concepts for k in range(1, concepts)} - {0}))
 
 
-def sea(noise: float = 0.0, *, seed: int, n: int = 100_000, batches: int = 100) -> DriftStream:
+def schedule(
+    who: str, n: int, batches: int, drifts: Sequence[int] | None, concepts: int
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """The concept of every point and its age in points since the last change, `[n]`; the batches of the changes.
+
+    Args:
+        who: asks, for messages.
+        n: points.
+        batches: batches.
+        drifts: batches at which the next concept begins, around again after the last; none without a change, `None`
+            for concepts of equal length.
+        concepts: how many there are.
+
+    Raises:
+        ValueError: batches that do not rise within the stream.
+    """
+    point = torch.arange(n)
+    if drifts is None:
+        length = max(1, n // concepts)
+        concept = (point // length).clamp(max=concepts - 1)
+        return concept, point - concept * length, _drifts(batches, concepts)
+    places = list(drifts)
+    if places != sorted(set(places)) or any(not 0 < place < batches for place in places):
+        rule = f"drifts must rise, each in (0, {batches})"
+        raise ValueError(message(who, rule, str(tuple(drifts)), "Pass (), for a stream without a drift."))
+    starts = torch.tensor([0, *(place * (n // batches) for place in places)])
+    index = torch.searchsorted(starts, point, right=True) - 1
+    return index % concepts, point - starts[index], tuple(places)
+
+
+def sea(
+    noise: float = 0.0, *, seed: int, n: int = 100_000, batches: int = 100, drifts: Sequence[int] | None = None
+) -> DriftStream:
     """SEA as MOA makes it: three features in [0, 10], positive where the first two sum up to the threshold at most.
 
     Classes alternate; a share `noise` of labels is turned round. Thresholds 7, 9, 9.5, 8, a quarter of the stream each.
+
+    Args:
+        noise: share of labels turned round.
+        seed: of everything drawn.
+        n: points.
+        batches: batches.
+        drifts: batches at which the next threshold begins; `()` keeps the first one.
 
     >>> stream = sea(seed=0, n=400)
     >>> bool(((stream.x[:100, :2].sum(1) <= 7.0) == (stream.y[:100] > 0)).all())
@@ -70,12 +109,31 @@ def sea(noise: float = 0.0, *, seed: int, n: int = 100_000, batches: int = 100) 
     """
     _check("sea", n, batches, noise)
     g = _generator(seed)
-    concept = torch.arange(n) * len(SEA_THRESHOLDS) // n
-    threshold = torch.tensor(SEA_THRESHOLDS, dtype=torch.float64)[concept]
+    concept, _, places = schedule("sea", n, batches, drifts, len(SEA_THRESHOLDS))
+    x, want = _sea_points(torch.tensor(SEA_THRESHOLDS, dtype=torch.float64)[concept], g)
+    return DriftStream(f"SEA{round(100 * noise)}", x, _flipped(want, noise, g), batches, places)
+
+
+def _sea_points(threshold: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    n = len(threshold)
     want = torch.arange(n) % 2 == 0
-    x = 10 * _wanted(n, 3, want, lambda x, i: 10 * (x[:, 0] + x[:, 1]) <= threshold[i], g)
-    drifts = _drifts(batches, len(SEA_THRESHOLDS))
-    return DriftStream(f"SEA{round(100 * noise)}", x, _flipped(want, noise, g), batches, drifts)
+    return 10 * _wanted(n, 3, want, lambda x, i: 10 * (x[:, 0] + x[:, 1]) <= threshold[i], g), want
+
+
+def sea_gradual(noise: float = 0.0, *, seed: int, n: int = 100_000, batches: int = 100) -> DriftStream:
+    """SEA with one slow change: threshold 7, between two and three fifths of the stream ever more points of 9.5.
+
+    The authors' file is lost; its name and its list of drifts (40, 60) are what this keeps to.
+
+    >>> sea_gradual(seed=0, n=1000).drifts
+    (40, 60)
+    """
+    _check("sea_gradual", n, batches, noise)
+    g = _generator(seed)
+    new = _arrived(torch.arange(n) - 2 * n // 5, n // 5, g) & (torch.arange(n) >= 2 * n // 5)
+    x, want = _sea_points(torch.where(new, SEA_THRESHOLDS[2], SEA_THRESHOLDS[0]).double(), g)
+    places = tuple(sorted({2 * batches // 5, 3 * batches // 5} - {0}))
+    return DriftStream("SEA-gradual", x, _flipped(want, noise, g), batches, places)
 
 
 def hyperplane(
@@ -124,26 +182,36 @@ def _swapping(
     batches: int,
     noise: float,
     width: int,
+    drifts: Sequence[int] | None,
 ) -> DriftStream:
-    """Five concepts, each with the labels of the one before turned round."""
+    """Five concepts, or as many as drifts ask for, each with the labels of the one before turned round."""
     g = _generator(seed)
-    length = max(1, n // 5)
-    concept, age = (torch.arange(n) // length).clamp(max=4), torch.arange(n) % length
+    concept, age, places = schedule(name.lower(), n, batches, drifts, 5 if drifts is None else len(drifts) + 1)
     new = _arrived(age, width, g) | (concept == 0)
     odd = (concept - (~new).long()) % 2 == 1
     want = _coins(n, g)
     x = _wanted(n, features, want, lambda x, i: rule(x) ^ odd[i], g)
-    return DriftStream(name, x, _flipped(want, noise, g), batches, _drifts(batches, 5))
+    return DriftStream(name, x, _flipped(want, noise, g), batches, places)
 
 
-def sine1(*, seed: int, n: int = 10_000, batches: int = 100, noise: float = 0.1, width: int = 50) -> DriftStream:
+def sine1(
+    *,
+    seed: int,
+    n: int = 10_000,
+    batches: int = 100,
+    noise: float = 0.1,
+    width: int = 50,
+    drifts: Sequence[int] | None = None,
+) -> DriftStream:
     """SINE1: positive where y <= sin(x); every fifth of the stream the labels are swapped, over `width` points.
+
+    `drifts` names other batches for that; `()` never swaps them.
 
     >>> sine1(seed=0).drifts
     (20, 40, 60, 80)
     """
     _check("sine1", n, batches, noise)
-    return _swapping("SINE1", 2, lambda x: x[:, 1] <= x[:, 0].sin(), seed, n, batches, noise, width)
+    return _swapping("SINE1", 2, lambda x: x[:, 1] <= x[:, 0].sin(), seed, n, batches, noise, width, drifts)
 
 
 def mixed_rule(x: Tensor) -> Tensor:
@@ -152,20 +220,35 @@ def mixed_rule(x: Tensor) -> Tensor:
     return (x[:, 0] >= 0.5).long() + (x[:, 1] >= 0.5).long() + wave.long() >= 2
 
 
-def mixed(*, seed: int, n: int = 100_000, batches: int = 100, noise: float = 0.1, width: int = 50) -> DriftStream:
-    """Mixed: two Boolean and two real features, labels swapped every fifth of the stream.
+def mixed(
+    *,
+    seed: int,
+    n: int = 100_000,
+    batches: int = 100,
+    noise: float = 0.1,
+    width: int = 50,
+    drifts: Sequence[int] | None = None,
+) -> DriftStream:
+    """Mixed: two Boolean and two real features, labels swapped every fifth of the stream, or at `drifts`.
 
     >>> sorted(mixed(seed=0, n=1000).x[:, 0].unique().tolist())
     [0.0, 1.0]
     """
     _check("mixed", n, batches, noise)
-    stream = _swapping("Mixed", 4, mixed_rule, seed, n, batches, noise, width)
+    stream = _swapping("Mixed", 4, mixed_rule, seed, n, batches, noise, width, drifts)
     stream.x[:, :2] = (stream.x[:, :2] >= 0.5).double()
     return stream
 
 
 def circles(
-    *, seed: int, n: int = 10_000, batches: int = 100, noise: float = 0.1, width: int = 500, fault: bool = True
+    *,
+    seed: int,
+    n: int = 10_000,
+    batches: int = 100,
+    noise: float = 0.1,
+    width: int = 500,
+    fault: bool = True,
+    drifts: Sequence[int] | None = None,
 ) -> DriftStream:
     """Circles: four concepts, positive outside the concept's circle.
 
@@ -177,23 +260,23 @@ def circles(
         width: points of a transition.
         fault: as the authors' file: at the start of a concept the stream glides to the next one, then snaps back.
             Without, it glides from the concept before.
+        drifts: batches at which the next circle begins, without the fault; `()` keeps the first circle.
 
     >>> circles(seed=0).drifts, circles(seed=0, fault=False).drifts
     ((25, 30, 50, 55, 75, 80), (25, 50, 75))
     """
     _check("circles", n, batches, noise)
     g = _generator(seed)
-    length = max(1, n // 4)
-    concept, age = (torch.arange(n) // length).clamp(max=3), torch.arange(n) % length
+    concept, age, given = schedule("circles", n, batches, drifts, 4)
     arrived = _arrived(age, width, g)
-    if fault:
+    if fault and drifts is None:
         shown = (concept + (arrived & (age < width)).long()).clamp(max=3)
         back = batches * width // n
         places = [b for k in (1, 2, 3) for b in (batches * k // 4, batches * k // 4 + back)]
-        drifts = tuple(sorted({b for b in places if 0 < b < batches}))
+        given = tuple(sorted({b for b in places if 0 < b < batches}))
     else:
-        shown = (concept - (~arrived).long()).clamp(min=0)
-        drifts = _drifts(batches, 4)
+        first = torch.arange(n) == age  # no circle was before
+        shown = (concept - (~(arrived | first)).long()) % 4
     circle = torch.tensor(CIRCLES, dtype=torch.float64)[shown]
 
     def outside(x: Tensor, i: Tensor) -> Tensor:
@@ -201,4 +284,4 @@ def circles(
 
     want = _coins(n, g)
     x = _wanted(n, 2, want, outside, g)
-    return DriftStream("Circles", x, _flipped(want, noise, g), batches, drifts)
+    return DriftStream("Circles", x, _flipped(want, noise, g), batches, given)
