@@ -84,7 +84,7 @@ gpu:
 	ln -sfn ../triton_kernels edgeops/triton_kernels
 	$(PYTHON) -m pytest -m gpu -q -p no:cacheprovider tests/gpu
 	$(PYTHON) -m bench.run --suite gpu
-	$(PYTHON) -m bench.check G1 G2 G3 G4 G6 OG18 OG19 OG20 OG21 OG22 OG23 OG24 BG1 BG2 BG3 BG4 BG5
+	$(PYTHON) -m bench.check G1 G2 G3 G4 G6 OG18 OG19 OG20 OG21 OG22 OG23 OG24 BG1 BG2 BG3 BG4 BG5 DG1 DG2 DG3
 
 clean:
 	rm -rf build *.egg-info edgeops/*.so edgeops/triton_kernels

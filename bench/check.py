@@ -21,6 +21,7 @@ import torch
 
 from bench import exact, overhead, registry, run, speed, speed_gpu, table, targets
 from bench.batching import ladder, lattice_lstm, models, programs, record, schedule, tree_lstm
+from bench.drift import overhead as drift_overhead
 from bench.drift import table as drift_table
 from bench.offload import moments, projectors, published, quality, side_by_side, simulate
 from bench.ragged import layer_memory
@@ -67,6 +68,7 @@ EXACT: dict[str, Callable[[], Figures]] = {
     "B11": lattice_lstm.figures,
     "B12": tree_lstm.grid_figures,
     "B13": ladder.figures,
+    "D10": drift_overhead.figures,
     "O9": projectors.shrunken,
     "O10": moments.figures,
     "O12": quality.figures,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the items that need a GPU: G1 to G4 and G6 of the ragged specification (section 14, "On one GPU"), OG18
-to OG24 of the offload specification, BG1 to BG5 of the batching specification (section 13)."""
+to OG24 of the offload specification, BG1 to BG5 of the batching specification (section 13), DG1 to DG3 of the drift
+specification (section 14)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 
 from bench import registry
 from bench.batching import gpu as batching_gpu
+from bench.drift import gpu as drift_gpu
 from bench.inputs import LISTS, batch
 from bench.offload import gpu as offload_gpu
 from bench.offload import gpu_steps, gsm8k
@@ -152,6 +154,9 @@ ITEMS = {
     "BG3": GpuItem((), 1, _nothing, batching_gpu.ratios),
     "BG4": GpuItem((), 1, _nothing, batching_gpu.captures),
     "BG5": GpuItem((), 1, _nothing, batching_gpu.training),
+    "DG1": GpuItem((), 1, _nothing, drift_gpu.learners),
+    "DG2": GpuItem((), 1, _nothing, drift_gpu.corrupted),
+    "DG3": GpuItem((), 1, _nothing, drift_gpu.trial),
 }
 
 

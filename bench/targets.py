@@ -5,6 +5,7 @@ The items C and G are those of the ragged specification, section 14; C5, C6 and 
 B belong to the batching specification, section 13: B1 to B4 and B6 to B9 are its items of these numbers (B2, B7 and B8
 at raised bounds), B10 the gradients of item 8, B11 and B12 the lattices and the grid of item 7, B13 its item 10, BG its
 items on one GPU. Those called O are the items of the offload specification, section 14; OL is what a layer may cost.
+Those called D are the items of the drift specification, section 14.
 """
 
 from __future__ import annotations
@@ -119,6 +120,13 @@ TARGETS = (
     Target("BG3", "least over eager", ">=", 5, "x"),
     Target("BG4", "captures after warm-up", "<=", 0),
     Target("BG5", "LatticeLSTM, training over by hand", ">=", 3, "x"),
+    Target("DG1", "stable step, over a loop over modules", ">=", 50, "x"),
+    Target("DG1", "step with trials, over a loop over modules", ">=", 50, "x"),
+    Target("DG1", "decisions that differ from the CPU's", "<=", 0),
+    Target("DG2", "entropy: error at the end above the source's", ">=", 0.1),
+    Target("DG2", "guarded, no labels: error at the end above the source's", "<=", 0.1),
+    Target("DG2", "guarded, labels: error at the end above the source's", "<=", 0.1),
+    Target("DG3", "a trial's step over a stable one", "<=", 1.6, "x"),
     Target("B1", "published figures that differ", "<=", 0),
     Target("B1", "graphs where sufficient needs more than published", "<=", 0),
     Target("B1", "graphs where lookahead needs more than sufficient", "<=", 0),
@@ -215,6 +223,8 @@ TARGETS = (
     Target("D6", "mean error over nine sets, shared steps", "<=", 0.229),
     Target("D6", "SEA20", "<=", 0.245),
     Target("D6", "PowerSupply", "<=", 0.306),
+    Target("D10", "outside a trial: over the plain loop", "<=", 1.05, "x"),
+    Target("D10", "in a trial: over the plain loop", "<=", 2.2, "x"),
     Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
     Target("overhead", "slowest public op with grad", "<=", 20.0, "µs"),
     Target("import", "import edgeops on top of torch", "<=", 0.3, "s"),

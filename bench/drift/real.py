@@ -59,7 +59,7 @@ def text(file: Path, *, phrases: int = PHRASES, words: int = WORDS, batches: int
     try:
         from sklearn.feature_extraction.text import HashingVectorizer
     except ImportError as error:
-        raise missing_extra("text", "scikit-learn", "bench") from error
+        raise missing_extra("text", "scikit-learn", "sklearn") from error
     with open(file, newline="") as opened:
         rows = [(row[0], row[1]) for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE)][1:]
     if len(rows) < phrases:
@@ -114,18 +114,19 @@ def main() -> None:
         ]
         policies = fixed_policies(stream, settings, 0) if given.fixed else []
         report = Report(stream, runs, policies)
-        print(
-            f"\n{stream.name}, {given.model}: {len(stream)} batches of {stream.batch_size}, {stream.x.shape[1]} features"
-        )
+        size = f"{len(stream)} batches of {stream.batch_size}, {stream.x.shape[1]} features"
+        print(f"\n{stream.name}, {given.model}: {size}")
         for part in (QUALITY, CONDUCT):
-            heads, rows = report.part(part)
-            widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-            for row in (heads, *rows):
-                print(
-                    "  "
-                    + "  ".join(cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
-                )
+            print_table(*report.part(part))
         print(flush=True)
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """Columns wide enough for their cells, the first one flush left."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        first, *rest = (cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
+        print("  ".join(["", first, *rest]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,14 @@
 
 from edgeops import _native as _native
 from edgeops.drift._ops import register as _register
+from edgeops.drift.adaptation import EntropyAdapter as EntropyAdapter
+from edgeops.drift.adaptation import GuardedAdapter as GuardedAdapter
+from edgeops.drift.buffer import ReplayBuffer as ReplayBuffer
+from edgeops.drift.candor import Candor as Candor
+from edgeops.drift.detection import evaluate_detector as evaluate_detector
+from edgeops.drift.detectors import Detector as Detector
+from edgeops.drift.detectors import detector as detector
+from edgeops.drift.estimators import EstimatorBank as EstimatorBank
 from edgeops.drift.evaluate import majority as majority
 from edgeops.drift.evaluate import no_change as no_change
 from edgeops.drift.evaluate import prequential as prequential
@@ -10,14 +18,19 @@ from edgeops.drift.evaluation import Evaluation as Evaluation
 from edgeops.drift.evaluation import Run as Run
 from edgeops.drift.logistic import Logistic as Logistic
 from edgeops.drift.logistic import PublishedLogistic as PublishedLogistic
+from edgeops.drift.module import DriftReport as DriftReport
+from edgeops.drift.module import DriftSurf as DriftSurf
 from edgeops.drift.monitor import Decision as Decision
 from edgeops.drift.monitor import DriftMonitor as DriftMonitor
 from edgeops.drift.pooled import ClientMonitor as ClientMonitor
 from edgeops.drift.pooled import ClientReport as ClientReport
 from edgeops.drift.pooled import PooledMonitor as PooledMonitor
+from edgeops.drift.population import DriftSurfPopulation as DriftSurfPopulation
 from edgeops.drift.published import PublishedDecision as PublishedDecision
 from edgeops.drift.published import PublishedMonitor as PublishedMonitor
 from edgeops.drift.report import Report as Report
+from edgeops.drift.reset import BankLearner as BankLearner
+from edgeops.drift.reset import ResetOn as ResetOn
 from edgeops.drift.streams import Delayed as Delayed
 from edgeops.drift.streams import DriftStream as DriftStream
 from edgeops.drift.streams import read_csv as read_csv

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeops._common import message
+from edgeops.drift import detectors
 from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.strsaga import PointStore, StrsagaBank
 
@@ -179,52 +179,39 @@ class PublishedLogistic(Logistic):
 
 
 class Mddm(Logistic):
-    """MDDM-G: a new model when the weighted mean of the last 100 hits has fallen too far below its maximum.
+    """Stand-alone detection by MDDM: a new model when the weighted mean of the last hits fell too far.
 
     Args:
         features: as in `Logistic`.
+        weights: "arithmetic", "geometric" or "euler": MDDM-A, -G, -E.
         n: hits in the window.
-        ratio: of the weights of neighbours; the youngest weighs most.
         confidence: the chance of a false alarm that the bound allows.
         **settings: as in `Logistic`.
 
-    >>> round(Mddm(2, eta=0.1, mu=0.0, seed=0).threshold, 4)
+    >>> round(Mddm(2, eta=0.1, mu=0.0, seed=0).detector.threshold, 4)
     0.2733
     """
 
     def __init__(
-        self, features: int, *, n: int = 100, ratio: float = 1.01, confidence: float = 1e-6, **settings: Any
+        self, features: int, *, weights: str = "geometric", n: int = 100, confidence: float = 1e-6, **settings: Any
     ) -> None:
         super().__init__(features, **settings)
-        weights = ratio ** torch.arange(n, dtype=torch.float64)
-        self.weights = weights / weights.sum()
-        self.threshold = math.sqrt(0.5 * float(self.weights.square().sum()) * math.log(1 / confidence))
-        self._hits = torch.zeros(0, dtype=torch.float64)
-        self._best = 0.0
+        self.detector = detectors.Mddm(weights, n=n, confidence=confidence)
 
     def _observe(self, x: Tensor, y: Tensor) -> None:
-        hits = torch.cat([self._hits, (self.predict(x) == y).double()])
-        n = len(self.weights)
-        fired = False
-        if len(hits) >= n:
-            means = hits.unfold(0, n, 1) @ self.weights
-            best = means.cummax(0).values.clamp(min=self._best)
-            fired = bool((best - means > self.threshold).any())
-            self._best = float(best[-1])
-        self._hits = hits[-(n - 1) :]
-        if fired:
-            self._hits, self._best = self._hits[:0], 0.0
+        if self.detector.update((self.predict(x) != y).double()):
+            self.detector.reset()
             if self.t > 0:
                 self.switches += 1
                 self.bank.start(0)
         super()._observe(x, y)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "hits": self._hits.clone(), "best": self._best}
+        return {**super().state_dict(), "detector": self.detector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._hits, self._best = state["hits"].clone(), state["best"]
+        self.detector.load_state_dict(state["detector"])
 
 
 class Aue(Logistic):

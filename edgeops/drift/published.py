@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from edgeops._common import message
 
-FORMS = ("A", "B", "standard")
+FORMS = ("A", "B", "C", "standard")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class PublishedMonitor:
     says, and where it asks, `conclude` the trial. `serve` names the model that predicts the next batch.
 
     Args:
-        form: "A", two tests (a stable model beside the model); "B", the frozen model's test; "standard", which has no
-            trial and replaces the model at once.
+        form: "A", two tests (a stable model beside the model); "B", the frozen model's test; "C", as B, but a trial is
+            given up as soon as the test no longer fires; "standard", which has no trial and replaces the model at once.
         delta: rise of the risk that starts a trial; 0 and infinity are allowed.
         r: length of a trial in batches.
         greedy: serve the reactive model within a trial where it was better on the last batch.
@@ -125,7 +125,7 @@ class PublishedMonitor:
             model: of the model.
             stable: of the stable model, where `has_stable` and no trial runs.
             reactive: of the reactive model, within a trial.
-            frozen: of the frozen model (form B, "standard"); not needed while there is none.
+            frozen: of the frozen model (forms B, C, "standard"); not needed while there is none.
 
         Raises:
             ValueError: a risk is missing that the state needs.
@@ -149,7 +149,7 @@ class PublishedMonitor:
         Where it is, the reactive model becomes the model, with its window. In form A a new stable model starts behind
         this batch; in form B the frozen model is a copy of the new one.
         """
-        margin = self.delta / 2 if self.form == "B" else 0.0
+        margin = 0.0 if self.form == "A" else self.delta / 2
         first, second = _worst(first), _worst(second)
         switch = first > second if math.isinf(first) else first - margin > second
         self.reactive_mode = False
@@ -199,6 +199,11 @@ class PublishedMonitor:
         else:
             risk = _worst(frozen)
         fire = self._fires(risk, self._best)
+        if self.form == "C" and self.reactive_mode and not fire:
+            self.reactive_mode = False
+            freeze = self._now < (self._best or 0.0)
+            self._best = self._now if freeze else self._best
+            return PublishedDecision(freeze=freeze)
         if self.form == "standard":
             if fire:
                 self.switches += 1

@@ -109,7 +109,7 @@ def test_all_leaves_them_out_without_a_gpu(monkeypatch, capsys):
     assert check.main(["all"]) == 0
     assert (
         "left out, needs a GPU that torch can use: G1, G2, G3, G4, G6, OG18, OG19, OG20, OG21, OG22, OG23, OG24, "
-        "BG1, BG2, BG3, BG4, BG5" in capsys.readouterr().out
+        "BG1, BG2, BG3, BG4, BG5, DG1, DG2, DG3" in capsys.readouterr().out
     )
     assert asked == [item for item in targets.items() if item not in speed_gpu.ITEMS]
 

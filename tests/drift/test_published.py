@@ -41,7 +41,7 @@ def test_no_drift_never_leaves_the_stable_state() -> None:
         assert m.best == 0.1
 
 
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", "B", "C"])
 def test_abrupt_drift_enters_serves_greedily_and_switches_after_r(form: str) -> None:
     m = PublishedMonitor(form)
     step(m, 0.1)
@@ -138,7 +138,7 @@ def test_trials_may_follow_one_another() -> None:
     assert (m.trials, m.switches) == (3, 0)
 
 
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", "B", "C"])
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_infinite_delta_never_enters(form: str, risks: list[float]) -> None:
     m = PublishedMonitor(form, delta=math.inf)
@@ -147,7 +147,7 @@ def test_infinite_delta_never_enters(form: str, risks: list[float]) -> None:
     assert m.trials == 0
 
 
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", "B", "C"])
 def test_delta_zero_enters_whenever_the_risk_rises(form: str) -> None:
     m = PublishedMonitor(form, delta=0.0, r=1)
     entered = [step(m, risk, frozen=risk, switch=(0.1, 0.2)).enter for risk in (0.3, 0.3, 0.31, 0.32, 0.3)]
@@ -155,7 +155,7 @@ def test_delta_zero_enters_whenever_the_risk_rises(form: str) -> None:
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", "B", "C"])
 @given(st.lists(st.tuples(RISKS, RISKS), min_size=1, max_size=30))
 def test_a_risk_that_is_not_a_number_is_not_served(form: str, greedy: bool, risks: list[tuple[float, float]]) -> None:
     m = PublishedMonitor(form, r=3, greedy=greedy, delta=math.inf)
@@ -170,7 +170,7 @@ def test_a_risk_that_is_not_a_number_is_not_served(form: str, greedy: bool, risk
             assert m.reactive_mode or m.k == m.r
 
 
-@pytest.mark.parametrize("form", ["A", "B", "standard"])
+@pytest.mark.parametrize("form", ["A", "B", "C", "standard"])
 @given(st.lists(st.tuples(RISKS, RISKS, RISKS, RISKS), min_size=1, max_size=30), st.integers(1, 4))
 def test_saved_and_restored_at_every_step(form: str, risks: list[tuple[float, ...]], r: int) -> None:
     m, other = PublishedMonitor(form, r=r), PublishedMonitor(form, r=r)
@@ -184,7 +184,7 @@ def test_saved_and_restored_at_every_step(form: str, risks: list[tuple[float, ..
 
 
 def test_refusals() -> None:
-    with refused(ValueError, "PublishedMonitor", "form must be one of A, B, standard", "'E'"):
+    with refused(ValueError, "PublishedMonitor", "form must be one of A, B, C, standard", "'E'"):
         PublishedMonitor("E")
     with refused(ValueError, "PublishedMonitor", "delta must not be negative", "nan"):
         PublishedMonitor(delta=math.nan)
@@ -195,3 +195,16 @@ def test_refusals() -> None:
     step(m, 0.5)
     with refused(ValueError, "PublishedMonitor.observe", "needs the risk of the reactive model", "None"):
         m.observe(0.5)
+
+
+def test_form_c_gives_a_trial_up_once_the_degradation_has_gone() -> None:
+    m = PublishedMonitor("C")
+    step(m, 0.2)
+    assert step(m, 0.5, reactive=0.7, frozen=0.5).enter
+    assert step(m, 0.4, reactive=0.4, frozen=0.5).train == ("model", "reactive")
+    assert step(m, 0.15, reactive=0.3, frozen=0.2).freeze  # a stable batch, and the best one so far
+    assert (m.reactive_mode, m.best, m.switches, m.trials) == (False, 0.15, 0, 1)
+    assert step(m, 0.5, reactive=0.7, frozen=0.5).enter  # and the next trial is a new one
+    for _ in range(3):
+        step(m, 0.5, reactive=0.2, frozen=0.6, switch=(0.6, 0.2))
+    assert (m.switches, m.best) == (1, None)
