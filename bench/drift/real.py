@@ -21,8 +21,8 @@ import torch
 
 from edgeops._common import message, missing_extra
 from edgeops.drift import DriftStream, Evaluation, Report
-from edgeops.drift.methods import METHODS, Settings, fixed_policies, learner_of
-from edgeops.drift.report import CONDUCT, QUALITY
+from edgeops.drift.evaluation.methods import METHODS, Settings, fixed_policies, learner_of
+from edgeops.drift.evaluation.report import CONDUCT, QUALITY
 from edgeops.drift.streams import read_stream
 from edgeops.tour.flights import as_stream, new_york
 

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from edgeops.drift.methods import Settings
+from edgeops.drift.evaluation.methods import Settings
 from edgeops.drift.streams import synthetic
 from edgeops.perf.report import Report
 from edgeops.tour import ChapterResult, Context, TourConfig

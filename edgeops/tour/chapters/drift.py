@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeops._common import message
 from edgeops.drift import DriftStream, Evaluation, Report, Run
-from edgeops.drift.methods import Settings, learner_of
+from edgeops.drift.evaluation.methods import Settings, learner_of
 from edgeops.drift.streams import synthetic
 from edgeops.tour.chapter import ChapterResult, Check, Context, Missing
 from edgeops.tour.flights import missing_flights, new_york
@@ -155,7 +155,7 @@ class DriftChapter:
 
     def present(self, result: ChapterResult, section: Section) -> None:
         """Text, table and figures."""
-        from edgeops.drift.plots import error_over_time
+        from edgeops.drift.evaluation.plots import error_over_time
 
         streams: dict[str, Any] = result.facts["streams"]
         section.text(
