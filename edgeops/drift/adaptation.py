@@ -205,7 +205,10 @@ class GuardedAdapter:
         self._restart()
 
     def __call__(self, x: Tensor) -> None:
-        """The hook for unlabeled batches: adapt, and forget the answer."""
+        """The hook for unlabeled batches: adapt, and forget the answer.
+
+        For `DriftSurf` it is `on_unlabeled=lambda drift, x: guard(x)`.
+        """
         self.adapt(x)
 
     def adapt(self, x: Tensor) -> Tensor:

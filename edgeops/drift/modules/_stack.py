@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from edgeops.drift._candidate import Candidate, OptimizerFactory, without_memory
+from edgeops.drift.modules._candidate import Candidate, OptimizerFactory, without_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 FUSED = (torch.optim.Adam, torch.optim.AdamW)

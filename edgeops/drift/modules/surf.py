@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
-from edgeops.drift._candidate import Factory, OptimizerFactory, Recipe, Reinitialised, cloned, device_of
-from edgeops.drift._modules import ModuleBank
-from edgeops.drift._scores import PerSample, Score
-from edgeops.drift.buffer import ReplayBuffer
+from edgeops.drift.modules._bank import ModuleBank
+from edgeops.drift.modules._candidate import Factory, OptimizerFactory, Recipe, Reinitialised, cloned, device_of
+from edgeops.drift.modules._scores import PerSample, Score
+from edgeops.drift.modules.buffer import ReplayBuffer
 from edgeops.drift.monitor import KEEP, DriftMonitor
 from edgeops.drift.trial import Trial
 
