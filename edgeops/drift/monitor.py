@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Decision:
 
 def _standard_error(mean: float, squares: float, count: int) -> float:
     """Of a mean of `count` numbers; as if one more had differed by 1, since a few that agree prove little."""
-    variance = max(0.0, squares / count - mean**2)
+    variance = max(0.0, squares / count - mean * mean)
     return math.sqrt((variance + 1 / count) / count)
 
 
@@ -287,7 +288,11 @@ class DriftMonitor:
         if self._lost(batch):
             self.trials += 1
             self._open()
-            self._scores[KEEP] = float(batch[KEEP].mean())
+            shown = float(batch[KEEP].mean())
+            if math.isfinite(shown):
+                self._scores[KEEP] = shown
+            else:
+                self._out.add(KEEP)
             return Decision("reenter")
         self.k += 1
         self._score(batch)
@@ -317,12 +322,12 @@ class DriftMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, settings included."""
-        state = {name: value for name, value in vars(self).items() if name not in ("_leads", "_out")}
+        state = copy.deepcopy({name: value for name, value in vars(self).items() if name not in ("_leads", "_out")})
         state["_leads"] = {name: vars(lead).copy() for name, lead in self._leads.items()}
         return {**state, "_out": sorted(self._out)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put everything back."""
-        vars(self).update(state)
+        vars(self).update(copy.deepcopy(state))
         self._leads = {name: _Lead(**lead) for name, lead in state["_leads"].items()}
         self._out = set(state["_out"])

@@ -161,6 +161,24 @@ def test_where_all_diverged_the_trial_ends_with_the_model() -> None:
     assert see(m, keep=math.nan).event == "enter"
 
 
+def test_a_model_that_diverged_within_a_trial_that_starts_again() -> None:
+    m = calm(DriftMonitor())
+    see(m, keep=0.35)
+    see(m, keep=0.1, fresh=0.3, warm=0.1)
+    assert see(m, keep=math.nan, fresh=0.9, warm=0.9).event == "reenter"
+    assert m.serve == KEEP  # there is nobody else yet
+    assert see(m, keep=math.nan, fresh=0.5, warm=math.nan) == Decision("switch", "fresh")
+
+
+def test_a_saved_state_does_not_change_with_what_goes_on() -> None:
+    m = calm(DriftMonitor())
+    see(m, keep=0.35)
+    state = m.state_dict()
+    before = copy.deepcopy(state)
+    see(m, keep=0.1, fresh=0.3, warm=0.1)
+    assert state == before
+
+
 LOSSES = st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), min_size=3, max_size=3)
 
 

@@ -84,8 +84,8 @@ class DriftSurfLogistic(Logistic):
     >>> x = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(50, 1).double()
     >>> for t in range(8):
     ...     learner.observe(x, x[:, 0] if t < 6 else -x[:, 0])
-    >>> learner.events[6:], learner.predict(x[:2]).tolist()
-    (['enter', 'switch'], [-1.0, 1.0])
+    >>> learner.events[6], learner.predict(x[:2]).tolist()
+    ('enter', [-1.0, 1.0])
     """
 
     def __init__(
