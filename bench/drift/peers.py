@@ -138,7 +138,7 @@ def run_moa(name: str, stream: DriftStream, seed: int) -> tuple[float, float, fl
 
 
 def run(row: str, stream: DriftStream, seed: int) -> tuple[float, float, float]:
-    """Mean error over the batches, CPU seconds, and replacements of the model; NaN where these are the learner's own affair."""
+    """Mean error over the batches, CPU seconds, and replacements of the model (NaN: not seen from here)."""
     if row.startswith("MOA "):
         return run_moa(row.removeprefix("MOA "), stream, seed)
     torch.manual_seed(seed)
