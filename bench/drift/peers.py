@@ -10,6 +10,7 @@ process time for the stream. no-change repeats the last label point by point, wh
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -28,7 +29,7 @@ from edgeops.drift.detection.detectors import detector
 from edgeops.drift.detection.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.estimators import EstimatorBank
 from edgeops.drift.linear.candor import Candor
-from edgeops.drift.linear.logistic import LEARNERS
+from edgeops.drift.linear.learners import LEARNERS
 from edgeops.drift.monitor import DriftMonitor
 from edgeops.drift.streams import read_stream
 from edgeops.drift.streams.files import READERS
@@ -73,7 +74,7 @@ MOA = {
     "ARF": "AdaptiveRandomForestClassifier",
 }
 """CapyMOA's names of them."""
-LINEAR = ("DS-A", "MDDM-G", "AUE", "Candor")
+LINEAR = ("DS-D", "DS-A", "MDDM-G", "AUE", "Candor")
 POLICIES: dict[str, Callable[[EstimatorBank], Any]] = {
     "never": NeverReset,
     "adwin": lambda bank: ResetOn(bank, detector("adwin")),
@@ -117,7 +118,7 @@ class _Constant:
         self.learner.observe(torch.cat([x, x.new_ones(len(x), 1)], 1), y)
 
 
-def run_moa(name: str, stream: DriftStream, seed: int) -> tuple[float, float, int]:
+def run_moa(name: str, stream: DriftStream, seed: int) -> tuple[float, float, float]:
     """The same of a learner of MOA, in a process of another environment.
 
     Raises:
@@ -133,11 +134,11 @@ def run_moa(name: str, stream: DriftStream, seed: int) -> tuple[float, float, in
     if not answer:
         raise Unavailable(f"CapyMOA gave no answer for {MOA[name]}")
     error, seconds = map(float, answer.split())
-    return error, seconds, 0
+    return error, seconds, math.nan
 
 
-def run(row: str, stream: DriftStream, seed: int) -> tuple[float, float, int]:
-    """Mean error over the batches, CPU seconds, and replacements of the model."""
+def run(row: str, stream: DriftStream, seed: int) -> tuple[float, float, float]:
+    """Mean error over the batches, CPU seconds, and replacements of the model (NaN: not seen from here)."""
     if row.startswith("MOA "):
         return run_moa(row.removeprefix("MOA "), stream, seed)
     torch.manual_seed(seed)
@@ -145,7 +146,8 @@ def run(row: str, stream: DriftStream, seed: int) -> tuple[float, float, int]:
     begun = time.process_time()
     errors = prequential(made, stream)
     seconds = time.process_time() - begun
-    return float(errors.mean()), seconds, getattr(made, "events", []).count("switch")
+    replaced = made.events.count("switch") if isinstance(made, BankLearner) and " " not in row else math.nan
+    return float(errors.mean()), seconds, replaced
 
 
 def main() -> None:
@@ -171,7 +173,8 @@ def main() -> None:
                 print(f"{name:12} {row:20} skipped: {reason}")
                 continue
             error, seconds, replaced = (statistics.mean(values) for values in zip(*found, strict=True))
-            print(f"{name:12} {row:20} {error:7.4f} {seconds:8.2f} {replaced:8.1f}", flush=True)
+            times = "-" if math.isnan(replaced) else f"{replaced:.1f}"
+            print(f"{name:12} {row:20} {error:7.4f} {seconds:8.2f} {times:>8}", flush=True)
 
 
 if __name__ == "__main__":

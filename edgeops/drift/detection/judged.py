@@ -89,6 +89,7 @@ def evaluate_detector(
     Raises:
         ValueError: errors that are not `[n]`, drifts that are not rising or outside.
 
+    >>> import torch
     >>> from edgeops.drift.detection.detectors import Every, Mddm
     >>> errors = torch.zeros(1000)
     >>> errors[600:] = 1.0
