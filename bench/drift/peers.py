@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.drift.table import DATA, SETTINGS
+from bench.peer import Peer
+from bench.registry import Unavailable
 from edgeops.drift import DriftStream, majority, no_change, prequential
-from edgeops.drift.candor import Candor
-from edgeops.drift.detectors import detector
+from edgeops.drift.detection.detectors import detector
+from edgeops.drift.detection.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.estimators import EstimatorBank
-from edgeops.drift.logistic import LEARNERS
+from edgeops.drift.linear.candor import Candor
+from edgeops.drift.linear.logistic import LEARNERS
 from edgeops.drift.monitor import DriftMonitor
-from edgeops.drift.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.streams import read_stream
 from edgeops.drift.streams.files import READERS
 from edgeops.drift.trial import Trial
@@ -64,6 +68,11 @@ def _bank(model: Any, policy: Callable[[EstimatorBank], Any], seed: int) -> Bank
 
 BASES = ("tree", "LR", "SGD", "logistic", "mlp")
 PEERS = ("HAT", "ARF", "retraining")
+MOA = {
+    "HAT": "HoeffdingAdaptiveTree",
+    "ARF": "AdaptiveRandomForestClassifier",
+}
+"""CapyMOA's names of them."""
 LINEAR = ("DS-A", "MDDM-G", "AUE", "Candor")
 POLICIES: dict[str, Callable[[EstimatorBank], Any]] = {
     "never": NeverReset,
@@ -75,6 +84,7 @@ POLICIES: dict[str, Callable[[EstimatorBank], Any]] = {
 }
 ROWS = (
     *(f"river {name}" for name in PEERS),
+    *(f"MOA {name}" for name in MOA),
     *(f"STRSAGA {name}" for name in LINEAR),
     *(f"{policy}({name})" for name in BASES for policy in POLICIES),
 )
@@ -107,8 +117,29 @@ class _Constant:
         self.learner.observe(torch.cat([x, x.new_ones(len(x), 1)], 1), y)
 
 
+def run_moa(name: str, stream: DriftStream, seed: int) -> tuple[float, float, int]:
+    """The same of a learner of MOA, in a process of another environment.
+
+    Raises:
+        Unavailable: there is none, or it broke.
+    """
+    absent = "no CapyMOA: run `make capymoa`, or set EDGEOPS_CAPYMOA to a Python that has capymoa"
+    peer = Peer("drift/programs/capymoa_stream.py", "capymoa", "EDGEOPS_CAPYMOA", absent)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stream.npz"
+        np.savez(path, x=stream.x.numpy(), y=(stream.y > 0).long().numpy(), batch=stream.batch_size)
+        answer = peer.ask(f"{MOA[name]} {seed} {path}")
+    peer.close()
+    if not answer:
+        raise Unavailable(f"CapyMOA gave no answer for {MOA[name]}")
+    error, seconds = map(float, answer.split())
+    return error, seconds, 0
+
+
 def run(row: str, stream: DriftStream, seed: int) -> tuple[float, float, int]:
     """Mean error over the batches, CPU seconds, and replacements of the model."""
+    if row.startswith("MOA "):
+        return run_moa(row.removeprefix("MOA "), stream, seed)
     torch.manual_seed(seed)
     made = learner(row, stream, seed)
     begun = time.process_time()
@@ -134,7 +165,11 @@ def main() -> None:
         for rule in (no_change, majority):
             print(f"{name:12} {rule.__name__:20} {float(rule(stream).mean()):7.4f}")
         for row in given.rows:
-            found = [run(row, stream, seed) for seed in range(given.seeds)]
+            try:
+                found = [run(row, stream, seed) for seed in range(given.seeds)]
+            except Unavailable as reason:
+                print(f"{name:12} {row:20} skipped: {reason}")
+                continue
             error, seconds, replaced = (statistics.mean(values) for values in zip(*found, strict=True))
             print(f"{name:12} {row:20} {error:7.4f} {seconds:8.2f} {replaced:8.1f}", flush=True)
 

@@ -19,8 +19,8 @@ import torch
 
 from bench.drift.alarms import run_of
 from edgeops.drift.evaluation import Run, batches_to_recover
-from edgeops.drift.methods import STREAMS, Settings
-from edgeops.drift.plots import smoothed
+from edgeops.drift.evaluation.methods import STREAMS, Settings
+from edgeops.drift.evaluation.plots import smoothed
 from edgeops.drift.streams import DriftStream, synthetic
 
 SETS: dict[str, Callable[..., DriftStream]] = {"SINE1": synthetic.sine1, "Mixed": synthetic.mixed}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bench.registry import Built, Candidate, Case, Workload
 from edgeops.drift._reference import strsaga_run_reference
+from edgeops.drift.linear.strsaga import visits
 from edgeops.drift.streams import synthetic
-from edgeops.drift.strsaga import visits
 
 OURS = "edgeops"
 NUMPY = "NumPy loop"

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from bench.registry import Unavailable
-from edgeops.drift.evaluate import majority, no_change, prequential
-from edgeops.drift.learners import LEARNERS
+from edgeops.drift.evaluation.prequential import majority, no_change, prequential
+from edgeops.drift.linear.learners import LEARNERS
+from edgeops.drift.linear.surf import BUDGETS
 from edgeops.drift.streams import DriftStream, read_stream, synthetic
 from edgeops.drift.streams.files import READERS
-from edgeops.drift.surf_logistic import BUDGETS
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "streams"
 SETTINGS = {  # set -> mu, eta (section 4.3)

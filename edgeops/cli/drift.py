@@ -16,7 +16,7 @@ from ._output import AsJson, err, failing_with_1, out, print_json, table, wrong_
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from edgeops.drift.methods import Settings
+    from edgeops.drift.evaluation.methods import Settings
     from edgeops.drift.streams import DriftStream
 
 _WHO = "edgeops drift run"
@@ -46,7 +46,7 @@ def _source(
     """What draws the stream of a seed, and its settings."""
     from dataclasses import replace
 
-    from edgeops.drift.methods import FILE_SETTINGS, STREAMS, Settings
+    from edgeops.drift.evaluation.methods import FILE_SETTINGS, STREAMS, Settings
     from edgeops.drift.streams import read_csv, read_stream
     from edgeops.drift.streams.files import READERS
 
@@ -115,7 +115,7 @@ def _save(path: Path, choices: dict[str, Any], evaluations: dict[str, Any]) -> N
 
 
 def _show(report: Any, done: int, whole: int) -> None:
-    from edgeops.drift.report import CONDUCT, QUALITY
+    from edgeops.drift.evaluation.report import CONDUCT, QUALITY
 
     stream = report.stream
     places = ", ".join(map(str, stream.drifts)) or "unknown batches"
@@ -186,9 +186,9 @@ def register(app: typer.Typer) -> None:
         from rich.progress import Progress
 
         from edgeops.drift.evaluation import Evaluation
-        from edgeops.drift.methods import METHODS, fixed_policies, learner_of
-        from edgeops.drift.plots import plot_report
-        from edgeops.drift.report import Report
+        from edgeops.drift.evaluation.methods import METHODS, fixed_policies, learner_of
+        from edgeops.drift.evaluation.plots import plot_report
+        from edgeops.drift.evaluation.report import Report
 
         columns = {"label": label, "time": time, "positive": positive, "drop": tuple(drop or ())}
         names = _listed(methods, METHODS)

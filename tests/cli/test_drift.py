@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from edgeops.cli._app import build
-from edgeops.drift.methods import STREAMS, learner_of
+from edgeops.drift.evaluation.methods import STREAMS, learner_of
 from edgeops.drift.streams import DriftStream, synthetic
 
 SINE = ("sine1", "--batch", 250, "--no-fixed")  # 40 batches

@@ -57,13 +57,13 @@ def test_draws_are_uniform_over_the_window():
 
 def test_reservoir_stands_for_the_points_that_left():
     share = torch.zeros(10)
-    for seed in range(40):
+    for seed in range(20):
         buffer = filled(1000, max_points=64, reservoir=0.5, seed=seed)
         assert len(buffer) == 64
         drawn = buffer.draw(0, 1000, torch.Generator().manual_seed(seed))
         assert buffer.gather(drawn)[1].equal(drawn)
-        share += drawn.div(100, rounding_mode="floor").bincount(minlength=10) / 40_000
-    assert float((share - 0.1).abs().max()) < 0.03
+        share += drawn.div(100, rounding_mode="floor").bincount(minlength=10) / 20_000
+    assert float((share - 0.1).abs().max()) < 0.04
 
 
 def test_reservoir_forgets_what_no_window_holds_any_more():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edgeops.drift import prequential
-from edgeops.drift.candor import Candor, minimum
-from edgeops.drift.logistic import Logistic
+from edgeops.drift.linear.candor import Candor, minimum
+from edgeops.drift.linear.logistic import Logistic
 from edgeops.drift.streams import synthetic
 
 SETTINGS = {"eta": 0.2, "mu": 1e-3, "seed": 0}

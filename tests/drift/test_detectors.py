@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeops.drift.detection import evaluate_detector, judge
-from edgeops.drift.detectors import _RIVER, DETECTORS, Detector, Every, Mddm, Rise, detector
+from edgeops.drift.detection.detectors import _RIVER, DETECTORS, Detector, Every, Mddm, Rise, detector
 from tests.messages import refused
 
 SETTINGS: dict[str, dict[str, int]] = {"kswin": {"seed": 1}}

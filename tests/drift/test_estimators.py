@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from edgeops.drift import DriftStream, prequential
-from edgeops.drift.detectors import Every, Rise, detector
+from edgeops.drift.detection.detectors import Every, Rise, detector
+from edgeops.drift.detection.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.estimators import EstimatorBank
 from edgeops.drift.estimators.network import Network
 from edgeops.drift.monitor import DriftMonitor
-from edgeops.drift.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.streams import synthetic
 from edgeops.drift.trial import Trial
 from tests.messages import refused
@@ -286,7 +286,7 @@ def test_standard_watches_a_frozen_copy() -> None:
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
-    code = "import sys, edgeops.drift, edgeops.drift.estimators, edgeops.drift.detectors, edgeops.drift.reset\n"
+    code = "import sys, edgeops.drift, edgeops.drift.estimators, edgeops.drift.detection.detectors, edgeops.drift.detection.reset\n"
     code += "assert not {'sklearn', 'river', 'pandas', 'scipy'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeops.drift.evaluate import majority, no_change, prequential
 from edgeops.drift.evaluation import Evaluation, Run, batches_to_recover, recovery, size_of, wrong_switches
-from edgeops.drift.logistic import Logistic
-from edgeops.drift.methods import METHODS, STREAMS, Settings, fixed_policies, learner_of
-from edgeops.drift.plots import error_over_time, plot_report
-from edgeops.drift.policies import Periodic
-from edgeops.drift.report import COLUMNS, Report
+from edgeops.drift.evaluation.methods import METHODS, STREAMS, Settings, fixed_policies, learner_of
+from edgeops.drift.evaluation.plots import error_over_time, plot_report
+from edgeops.drift.evaluation.prequential import majority, no_change, prequential
+from edgeops.drift.evaluation.report import COLUMNS, Report
+from edgeops.drift.linear.logistic import Logistic
+from edgeops.drift.linear.policies import Periodic
 from edgeops.drift.streams import DriftStream, synthetic
 from tests.messages import refused
 

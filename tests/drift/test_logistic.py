@@ -13,10 +13,10 @@ from torch import Tensor
 
 from edgeops._native import translate
 from edgeops.drift import PublishedLogistic, PublishedMonitor, StrsagaBank, prequential
-from edgeops.drift.learners import LEARNERS
-from edgeops.drift.logistic import Aue, Aware
+from edgeops.drift.linear.learners import LEARNERS
+from edgeops.drift.linear.logistic import Aue, Aware
+from edgeops.drift.linear.strsaga import PointStore, visits
 from edgeops.drift.streams import DriftStream, read_stream, synthetic
-from edgeops.drift.strsaga import PointStore, visits
 from tests.messages import refused
 
 OPS = torch.ops.edgeops

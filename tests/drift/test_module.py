@@ -77,6 +77,17 @@ def test_the_seed_decides_everything():
     assert not first[-1].equal(outputs(4)[-1])
 
 
+def test_it_is_moved_and_cast_as_any_module():
+    drift = surf(monitor=DriftMonitor(early_z=1e9))
+    stream = list(batches(14, (8,)))
+    run(drift, stream[:10])
+    assert drift.monitor.in_trial
+    assert drift.double() is drift
+    outputs, _ = run(drift, [(x.double(), y) for x, y in stream[10:]])
+    assert outputs[-1].dtype == torch.float64
+    assert error_of(outputs[-1:], stream[-1:]) < 0.3
+
+
 def test_report_is_small_and_plain():
     drift = surf()
     assert drift.step_report().step == 0
@@ -109,7 +120,7 @@ def test_regression_compares_residuals_in_units_of_their_median():
         drift = DriftSurf(model, adam, nn.HuberLoss(reduction="none"), seed=1, minibatch=16)
         generator = torch.Generator().manual_seed(0)
         events = []
-        for step in range(30):
+        for step in range(30 if unit == 1.0 else 8):
             x = torch.randn(100, 1, generator=generator)
             y = (x[:, 0] if step < 20 else -x[:, 0]) + 0.1 * torch.randn(100, generator=generator)
             events.append(drift.observe(x, unit * y).event)
@@ -167,7 +178,7 @@ def test_without_new_models_any_module_will_do():
         def forward(self, x):
             return x @ self.w
 
-    with pytest.raises(ValueError, match="Bare.*Pass a function"):
+    with pytest.raises(ValueError, match=r"Bare.*Pass a function"):
         surf(Bare())
     drift = surf(Bare(), fresh=False)
     run(drift, batches(16, drifts=(8,)))
@@ -224,28 +235,38 @@ def test_settings_out_of_range():
         surf(rate=0.5)
     with pytest.raises(ValueError, match="score must be"):
         surf(score="accuracy")
-    with pytest.raises(TypeError, match="must return an nn.Module"):
+    with pytest.raises(TypeError, match=r"must return an nn\.Module"):
         surf(lambda: 3)
 
 
-def test_memory_is_what_is_stated():
-    """Item 11: (1 + candidates beside it) models with their optimizers, and the buffer's cap."""
+@pytest.mark.parametrize(("archive", "models"), [(0, 3), (1, 6)])
+@pytest.mark.parametrize("batched", [True, False])
+def test_memory_is_what_is_stated(archive, models, batched):
+    """Item 11: (1 + candidates beside it) models with their optimizers, and the buffer's cap, at every moment."""
     cap = 20_000
-    drift = surf(monitor=DriftMonitor(), archive=0, buffer=ReplayBuffer(max_bytes=cap))
-    peak, sizes, extra = 0, set(), 0
+    drift = surf(monitor=DriftMonitor(), archive=archive, buffer=ReplayBuffer(max_bytes=cap), batched=batched)
+    bank, seen = drift._bank, []
+
+    def watched(method):
+        def call(*given):
+            result = method(*given)
+            held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(drift)}
+            seen.append((sum(held.values()), drift.nbytes))
+            return result
+
+        return call
+
+    for name in ("open", "losses", "train", "rename", "drop"):
+        setattr(bank, name, watched(getattr(bank, name)))
     for x, y in batches(30, drifts=(10, 20)):
         drift.observe(x, y)
-        peak = max(peak, drift.nbytes)
-        extra = max(extra, len(drift.monitor.candidates) - 1)
-        stack = drift._bank.stack
-        held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(drift)}
-        sizes.add((sum(held.values()), drift.nbytes, stack is not None))
-    model = max(c.nbytes for c in drift._bank.candidates.values())
-    assert drift.monitor.trials >= 2
-    assert cap - 24 < drift._bank.buffer.nbytes <= cap
-    # what the tensors' storages take is what is said: views of a stack hold nothing twice, and no stack outlives a trial
-    assert all(storages == said for storages, said, _ in sizes)
-    assert peak <= (1 + 2) * model + cap
+        # what the storages take is what is said: a stack holds nothing twice and does not outlive its trial
+        assert seen[-1][0] == seen[-1][1]
+    model = max(c.nbytes for c in bank.candidates.values())
+    assert drift.monitor.switches >= 2
+    assert cap - 24 < bank.buffer.nbytes <= cap
+    assert max(storages for storages, _ in seen) <= models * model + cap
+    assert drift.nbytes == (1 + archive) * model + bank.buffer.nbytes
 
 
 def tensors(drift):
@@ -254,5 +275,4 @@ def tensors(drift):
         yield from c.module.buffers()
         for state in c.optimizer.state.values():
             yield from state.values()
-    yield drift._bank.buffer._x
-    yield drift._bank.buffer._y
+    yield from (t for t in (drift._bank.buffer._x, drift._bank.buffer._y) if t is not None)

@@ -65,7 +65,7 @@ def test_what_cannot_be_stacked_runs_one_by_one_and_says_so():
     assert drift.monitor.trials
     assert drift.execution.startswith("one by one: ")
     drift = surf(Asks, batched=True, monitor=long(delta=0.0))
-    with pytest.raises(ValueError, match="batched=True needs a module that torch.func.vmap takes"):
+    with pytest.raises(ValueError, match=r"batched=True needs a module that torch\.func\.vmap takes"):
         run(drift, batches(4))
 
 
@@ -187,7 +187,7 @@ def five_drifts():
     return batches(36, (6, 12, 18, 24, 30))
 
 
-@pytest.mark.parametrize("model", ["mlp", "norm"])
+@pytest.mark.parametrize("model", ["norm", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_compiled_serves_the_same_with_two_graphs(model):
     """Item 13: five drifts, one graph for one model and one for several, the same decisions as without."""
     torch._dynamo.reset()

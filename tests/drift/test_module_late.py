@@ -69,10 +69,10 @@ def test_unknown_and_repeated_numbers():
     with pytest.raises(ValueError, match="at most 2 predictions may wait"):
         drift.predict_later(x)
     drift.observe(first, y)
-    with pytest.raises(ValueError, match="labels once; got 1 again. 1 wait"):
+    with pytest.raises(ValueError, match=r"labels once; got 1 again\. 1 wait"):
         drift.observe(first, y)
     drift.forget(second)
-    with pytest.raises(ValueError, match="DriftSurf.forget: a prediction is given its labels once"):
+    with pytest.raises(ValueError, match=r"DriftSurf\.forget: a prediction is given its labels once"):
         drift.forget(second)
 
 

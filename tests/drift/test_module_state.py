@@ -31,7 +31,9 @@ def made(name, **settings):
     return surf(MODELS[name], buffer=ReplayBuffer(max_points=150, reservoir=0.3, seed=1), **settings)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["norm", "dropout", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mlp", "cnn"))]
+)
 def test_restored_at_every_step_of_sixty_batches(name):
     """One learner runs through; another is saved and restored, into a new object, before every batch."""
     through, restored = made(name), made(name)
@@ -48,7 +50,7 @@ def test_restored_at_every_step_of_sixty_batches(name):
     assert len(trials) >= 3
 
 
-@pytest.mark.parametrize("name", ["norm", "dropout"])
+@pytest.mark.parametrize("name", ["norm", pytest.param("dropout", marks=pytest.mark.slow)])
 def test_restored_once_it_goes_on_as_before(name):
     """What is saved is a copy: the learner goes on, and the restored one comes to the same from where it was."""
     stream = list(batches(60, DRIFTS, size=40))
@@ -58,7 +60,7 @@ def test_restored_once_it_goes_on_as_before(name):
         states.append((drift.state_dict(), drift.step_report().in_trial))
         outputs.append(drift.predict(x))
         drift.observe(x, y)
-    steps = [step for step, (_, in_trial) in enumerate(states) if in_trial][::3] + [0, 59]
+    steps = [*[step for step, (_, in_trial) in enumerate(states) if in_trial][::3], 0, 59]
     assert len(steps) >= 4
     for step in steps:
         again = made(name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeops.drift.evaluate import no_change
+from edgeops.drift.evaluation.prequential import no_change
 from edgeops.drift.streams import Delayed, DriftStream, concepts, from_frame, read_csv, read_stream, synthetic
 from edgeops.drift.streams.concepts import bounced, stagger_rule
 from tests.messages import refused

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeops.drift._monitors import EVENTS
-from edgeops.drift._stacked import draw
 from edgeops.drift.monitor import KEEP, DriftMonitor
 from edgeops.drift.population import SGD, Adam, DriftSurfPopulation
+from edgeops.drift.population._monitors import EVENTS
+from edgeops.drift.population._stacked import draw
 from edgeops.drift.trial import Trial
 
 LOSS = partial(nn.functional.cross_entropy, reduction="none")

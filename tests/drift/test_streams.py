@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeops.drift.evaluate import no_change
+from edgeops.drift.evaluation.prequential import no_change
 from edgeops.drift.streams import DriftStream, read_rows, read_stream, synthetic
 from tests.messages import refused
 

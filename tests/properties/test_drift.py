@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgeops.drift._reference import strsaga_run_reference
-from edgeops.drift.strsaga import visits
+from edgeops.drift.linear.strsaga import visits
 from tests.strategies import seeds
 
 RUN = torch.ops.edgeops._strsaga_run

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgeops.drift._monitors import ENTER, EVENTS, NONE, REENTER, DriftMonitors
 from edgeops.drift.monitor import KEEP, DriftMonitor
+from edgeops.drift.population._monitors import ENTER, EVENTS, NONE, REENTER, DriftMonitors
 from tests.strategies import seeds
 
 NAMES = (KEEP, "a", "b", "c")

@@ -66,7 +66,7 @@ class Incremental:
         self._fitted = True
 
     def _remember(self, x: Points, y: Targets) -> None:
-        self._x.append(x)
+        self._x.append(x.copy())  # the caller's arrays may change
         self._y.append(y)
         extra = sum(map(len, self._y)) - self.window
         while extra >= len(self._y[0]):

@@ -83,7 +83,8 @@ class ReplayBuffer:
             return
         if self._x is None or self._y is None:
             self._allocate(x, y)
-        assert self._x is not None and self._y is not None
+        assert self._x is not None
+        assert self._y is not None
         numbers = torch.arange(self.count, self.count + n)
         if len(self._held):
             leaving = torch.arange(max(0, self.count - self._ring), max(0, self.count + n - self._ring))
@@ -115,7 +116,8 @@ class ReplayBuffer:
         """Offer the points that leave the ring to the reservoir: it keeps those of the highest keys."""
         if not len(leaving):
             return
-        assert self._x is not None and self._y is not None
+        assert self._x is not None
+        assert self._y is not None
         keys = torch.rand(len(leaving), dtype=torch.float64, generator=self.generator)
         all_keys = torch.cat([torch.where(self._held >= 0, self._keys, -1.0), keys])
         best = all_keys.topk(min(len(self._held), len(all_keys))).indices
@@ -171,7 +173,8 @@ class ReplayBuffer:
 
     def gather(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The points of these numbers, which the buffer must hold: `x` `[n, ...]` and `y` `[n, ...]`."""
-        assert self._x is not None and self._y is not None
+        assert self._x is not None
+        assert self._y is not None
         places = numbers % max(1, self._ring)
         if len(self._held):
             old = numbers < self.count - self._ring

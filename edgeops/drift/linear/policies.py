@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift.logistic import Logistic
+from edgeops.drift.linear.logistic import Logistic
 
 FIXED = (1, 2, 5, 10, 20, 50)
 """Ages at which `Periodic` replaces its model when the best fixed policy is looked for; never is one more."""

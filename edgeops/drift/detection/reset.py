@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift.detectors import Detector
+from edgeops.drift.detection.detectors import Detector
 from edgeops.drift.monitor import KEEP
 from edgeops.drift.trial import Bank
 
@@ -28,7 +28,7 @@ class ResetOn:
         frozen: whether it watches the losses of a copy of the model from its best batch instead. With the detector
             `Rise` that is the form "standard".
 
-    >>> from edgeops.drift.detectors import detector
+    >>> from edgeops.drift.detection.detectors import detector
     >>> from edgeops.drift.estimators import EstimatorBank
     >>> x = torch.tensor([[0.0], [1.0]]).repeat(50, 1)
     >>> policy = ResetOn(EstimatorBank("logistic", seed=0), detector("mddm-g"))

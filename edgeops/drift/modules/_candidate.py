@@ -92,8 +92,7 @@ def _reset(part: nn.Module) -> Callable[[], Any] | None:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's first parameter or buffer is."""
-    tensor = next(module.parameters(), None)
-    tensor = next(module.buffers(), None) if tensor is None else tensor
+    tensor = next(tensors_of(module), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift import detectors
+from edgeops.drift.detection import detectors
+from edgeops.drift.linear.strsaga import PointStore, StrsagaBank
 from edgeops.drift.published import PublishedMonitor
-from edgeops.drift.strsaga import PointStore, StrsagaBank
 
 ROLES = ("model", "stable", "reactive", "frozen", "frozen_reactive")
 

@@ -27,7 +27,7 @@ def prequential(learner: Learner, stream: DriftStream, *, delay: int = 0) -> Ten
         stream: what from.
         delay: batches by which labels come later (`Delayed`); trials and switches are told by `Evaluation`.
 
-    >>> from edgeops.drift.logistic import Logistic
+    >>> from edgeops.drift.linear.logistic import Logistic
     >>> from edgeops.drift.streams import synthetic
     >>> stream = synthetic.sine1(seed=0).with_constant()
     >>> errors = prequential(Logistic(3, eta=0.2, mu=1e-3, seed=0), stream)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import message
-from edgeops.drift._candidate import Candidate, Recipe, device_of, random_from
-from edgeops.drift._scores import PerSample, Score, aligned, per_sample
-from edgeops.drift._stack import Program, Stack, agree
-from edgeops.drift.buffer import ReplayBuffer
+from edgeops.drift.modules._candidate import Candidate, Recipe, device_of, random_from
+from edgeops.drift.modules._scores import PerSample, Score, aligned, per_sample
+from edgeops.drift.modules._stack import Program, Stack, agree
+from edgeops.drift.modules.buffer import ReplayBuffer
 from edgeops.drift.monitor import KEEP
 
 

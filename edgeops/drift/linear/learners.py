@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeops.drift.logistic import Aue, Aware, Logistic, Mddm, PublishedLogistic
+from edgeops.drift.linear.logistic import Aue, Aware, Logistic, Mddm, PublishedLogistic
+from edgeops.drift.linear.surf import DriftSurfLogistic
 from edgeops.drift.published import PublishedMonitor
-from edgeops.drift.surf_logistic import DriftSurfLogistic
 
 LEARNERS: dict[str, Callable[..., Logistic]] = {
     "Oblivious": lambda d, drifts, **s: Logistic(d, **s),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeops._common import message
-from edgeops.drift.evaluate import majority, no_change
 from edgeops.drift.evaluation import Run, batches_to_recover, recovery, wrong_switches
+from edgeops.drift.evaluation.prequential import majority, no_change
 from edgeops.drift.streams import DriftStream
 
 COLUMNS = (

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift.logistic import Logistic
+from edgeops.drift.linear.logistic import Logistic
+from edgeops.drift.linear.strsaga import PointStore, StrsagaBank
 from edgeops.drift.monitor import KEEP, DriftMonitor
-from edgeops.drift.strsaga import PointStore, StrsagaBank
 from edgeops.drift.trial import Trial
 
 BUDGETS = ("each", "all")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import message
-from edgeops.drift.logistic import Aue, Logistic
+from edgeops.drift.linear.logistic import Aue, Logistic
+from edgeops.drift.linear.strsaga import PointStore, visits
+from edgeops.drift.linear.surf import DriftSurfLogistic, LogisticBank
 from edgeops.drift.monitor import KEEP
-from edgeops.drift.strsaga import PointStore, visits
-from edgeops.drift.surf_logistic import DriftSurfLogistic, LogisticBank
 
 
 class MlpBank:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from edgeops._common import describe, message
-from edgeops.drift.detectors import Detector
+from edgeops.drift.detection.detectors import Detector
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def evaluate_detector(
     Raises:
         ValueError: errors that are not `[n]`, drifts that are not rising or outside.
 
-    >>> from edgeops.drift.detectors import Every, Mddm
+    >>> from edgeops.drift.detection.detectors import Every, Mddm
     >>> errors = torch.zeros(1000)
     >>> errors[600:] = 1.0
     >>> found = evaluate_detector(Mddm(), errors, [600], within=100)

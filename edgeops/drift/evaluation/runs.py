@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from edgeops._common import message
-from edgeops.drift.evaluate import Learner
+from edgeops.drift.evaluation.prequential import Learner
 from edgeops.drift.streams import Delayed, DriftStream
 
 
@@ -150,7 +150,7 @@ def _watch(learner: Any) -> _Watched:
 def size_of(learner: Any) -> int:
     """Bytes of a learner's `state_dict`, tensors as they are and everything else pickled; 0 where it has none.
 
-    >>> from edgeops.drift.logistic import Logistic
+    >>> from edgeops.drift.linear.logistic import Logistic
     >>> size_of(Logistic(3, eta=0.1, mu=0.0, seed=0)) > 3 * 8
     True
     """
@@ -184,7 +184,7 @@ class Evaluation:
         seed: for tables.
         delay: batches after which labels are shown.
 
-    >>> from edgeops.drift.logistic import Logistic
+    >>> from edgeops.drift.linear.logistic import Logistic
     >>> from edgeops.drift.streams import synthetic
     >>> stream = synthetic.sine1(seed=0, n=1000, batches=10).with_constant()
     >>> evaluation = Evaluation(Logistic(3, eta=0.2, mu=1e-3, seed=0), stream, "Oblivious")

@@ -11,7 +11,7 @@ from edgeops._common import message
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from edgeops.drift.report import Report
+    from edgeops.drift.evaluation.report import Report
 
 
 def smoothed(errors: Sequence[float], width: int) -> list[float]:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeops._common import message
-from edgeops.drift._networks import around_networks
 from edgeops.drift.evaluation import Evaluation, Run
-from edgeops.drift.learners import LEARNERS
-from edgeops.drift.logistic import Logistic, PublishedLogistic
+from edgeops.drift.evaluation._networks import around_networks
+from edgeops.drift.linear.learners import LEARNERS
+from edgeops.drift.linear.logistic import Logistic, PublishedLogistic
+from edgeops.drift.linear.policies import FIXED, Periodic
+from edgeops.drift.linear.surf import DriftSurfLogistic
 from edgeops.drift.monitor import DriftMonitor
-from edgeops.drift.policies import FIXED, Periodic
 from edgeops.drift.published import PublishedMonitor
 from edgeops.drift.streams import DriftStream, concepts, synthetic
-from edgeops.drift.surf_logistic import DriftSurfLogistic
 
 MODELS = ("lr", "mlp")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeops.drift._stacked import Rows
+from edgeops.drift.population._stacked import Rows
 
 LEAST = 16
 """Rows that are never given back."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeops.drift.logistic import Logistic
+from edgeops.drift.linear.logistic import Logistic
 
 
 class Candor(Logistic):

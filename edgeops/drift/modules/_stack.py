@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from edgeops.drift._candidate import Candidate, OptimizerFactory, without_memory
+from edgeops.drift.modules._candidate import Candidate, OptimizerFactory, without_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
@@ -142,7 +142,7 @@ class Program:
         return [*self.template.named_parameters(), *self.template.named_buffers()]
 
     def outputs(self, stack: Stack, x: Tensor, *, each: bool, train: bool) -> Tensor:
-        """Outputs `[candidates, n, ...]` on points `[n, ...]`, or on `[candidates, n, ...]` where `each` has its own."""
+        """Outputs `[candidates, n, ...]` on points `[n, ...]`, or `[candidates, n, ...]` where `each` has its own."""
         self.template.train(train)
         named = (stack.params, stack.buffers)
         tensors = [named[kind][key] for kind, _, _, key in self.slots]
@@ -150,7 +150,7 @@ class Program:
 
         def run(x: Tensor, *parts: Tensor) -> Tensor:
             for (_, held, name, _), part in zip(self.slots, parts, strict=True):
-                held[name] = part  # type: ignore[assignment]
+                held[name] = part
             result: Tensor = self.template(x)
             return result
 
@@ -160,7 +160,7 @@ class Program:
             return result[: len(stack.candidates)]
         finally:
             for (_, held, name, _), part in zip(self.slots, meta, strict=True):
-                held[name] = part  # type: ignore[assignment]
+                held[name] = part
 
     def _one_loss(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.loss(functional_call(self.template, (params, buffers), (x,)), y)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
-from edgeops.drift._candidate import Factory, OptimizerFactory, Recipe, Reinitialised, cloned, device_of
-from edgeops.drift._modules import ModuleBank
-from edgeops.drift._scores import PerSample, Score
-from edgeops.drift.buffer import ReplayBuffer
+from edgeops.drift.modules._bank import ModuleBank
+from edgeops.drift.modules._candidate import Factory, OptimizerFactory, Recipe, Reinitialised, cloned, device_of
+from edgeops.drift.modules._scores import PerSample, Score
+from edgeops.drift.modules.buffer import ReplayBuffer
 from edgeops.drift.monitor import KEEP, DriftMonitor
 from edgeops.drift.trial import Trial
 
@@ -93,8 +93,9 @@ class DriftSurf(nn.Module):
         on_unlabeled: called with this learner and a batch given to `unlabeled`.
         waiting: predictions that may wait for labels.
 
-    Memory: (1 + fresh + warm + archive, twice in a trial, + 1 where it is kept) models with their optimizers, of which
-    1 + archive outside trials, and the buffer's `max_bytes`; and the batches that wait for labels.
+    Memory: the buffer's `max_bytes`, and models with their optimizers: 1 + archive outside a trial, 1 + fresh + warm +
+    2 * archive in one (what was archived, and the copies that are tried), and where something is archived one more at
+    the moment of a switch. Batches that wait for labels come on top.
 
     Raises:
         ValueError: a layer cannot make new values; a setting out of range.
@@ -140,7 +141,7 @@ class DriftSurf(nn.Module):
             got = f"{rate}, {minibatch}, {archive}, {waiting}, {batched!r}"
             raise ValueError(message("DriftSurf", rule, got, "rate=2, minibatch=64 are usual."))
         first = module if isinstance(module, nn.Module) else None
-        factory: Factory | None = module if first is None else Reinitialised(first) if fresh else None  # type: ignore[assignment]
+        factory: Factory | None = module if first is None else Reinitialised(first) if fresh else None
         recipe = Recipe(factory, optimizer, scheduler, scaler, seed)
         if first is not None:
             recipe.device = device_of(first)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeops._common import describe, message
-from edgeops.drift._monitors import ENTER, EVENTS, KEPT, NONE, PENDING, REENTER, SWITCH, DriftMonitors
-from edgeops.drift._slots import Slots
-from edgeops.drift._stacked import SGD as SGD
-from edgeops.drift._stacked import Adam as Adam
-from edgeops.drift._stacked import Architecture, Elementwise, LossFn, Pass, Rows, chunks, draw
 from edgeops.drift.monitor import KEEP, DriftMonitor
+from edgeops.drift.population._monitors import ENTER, EVENTS, KEPT, NONE, PENDING, REENTER, SWITCH, DriftMonitors
+from edgeops.drift.population._slots import Slots
+from edgeops.drift.population._stacked import SGD as SGD
+from edgeops.drift.population._stacked import Adam as Adam
+from edgeops.drift.population._stacked import Architecture, Elementwise, LossFn, Pass, Rows, chunks, draw
 
 _WHO = "DriftSurfPopulation"
 
