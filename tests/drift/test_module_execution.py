@@ -37,7 +37,9 @@ def states(drift):
     return found
 
 
-@pytest.mark.parametrize(("model", "optimizer"), [("mlp", name) for name in OPTIMIZERS] + [("norm", "sgd"), ("cnn", "sgd")])
+@pytest.mark.parametrize(
+    ("model", "optimizer"), [("mlp", name) for name in OPTIMIZERS] + [("norm", "sgd"), ("cnn", "sgd")]
+)
 def test_stacked_and_one_by_one_agree(model, optimizer):
     both = [
         DriftSurf(MODELS[model], OPTIMIZERS[optimizer], CROSS, monitor=long(), minibatch=32, batched=batched)
@@ -117,9 +119,7 @@ def test_scaler_and_autocast_belong_to_a_candidate():
     assert outputs[0].dtype == torch.bfloat16
     assert "scaler" in drift.execution
     assert len({id(c.scaler) for c in drift._bank.candidates.values()}) == 3
-    other = surf(
-        scaler=lambda: torch.amp.GradScaler("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16)
-    )
+    other = surf(scaler=lambda: torch.amp.GradScaler("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     other.load_state_dict(drift.state_dict())
     assert other._bank.candidates["warm"].scaler.get_scale() == 2.0**8
 
