@@ -22,7 +22,7 @@ import torch
 from edgeops._common import message, missing_extra
 from edgeops.drift import DriftStream, Evaluation, Report
 from edgeops.drift.evaluation.methods import METHODS, Settings, fixed_policies, learner_of
-from edgeops.drift.evaluation.report import CONDUCT, QUALITY
+from edgeops.drift.evaluation.report import CONDUCT, COST, QUALITY
 from edgeops.drift.streams import read_stream
 from edgeops.tour.flights import as_stream, new_york
 
@@ -116,7 +116,7 @@ def main() -> None:
         report = Report(stream, runs, policies)
         size = f"{len(stream)} batches of {stream.batch_size}, {stream.x.shape[1]} features"
         print(f"\n{stream.name}, {given.model}: {size}")
-        for part in (QUALITY, CONDUCT):
+        for part in (QUALITY, CONDUCT, COST):
             print_table(*report.part(part))
         print(flush=True)
 

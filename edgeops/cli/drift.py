@@ -115,7 +115,7 @@ def _save(path: Path, choices: dict[str, Any], evaluations: dict[str, Any]) -> N
 
 
 def _show(report: Any, done: int, whole: int) -> None:
-    from edgeops.drift.evaluation.report import CONDUCT, QUALITY
+    from edgeops.drift.evaluation.report import CONDUCT, COST, QUALITY
 
     stream = report.stream
     places = ", ".join(map(str, stream.drifts)) or "unknown batches"
@@ -123,6 +123,7 @@ def _show(report: Any, done: int, whole: int) -> None:
     console = out()
     console.print(table(title, *report.part(QUALITY)))
     console.print(table("what was done for it", *report.part(CONDUCT)))
+    console.print(table("what it took", *report.part(COST)))
     if done < whole:
         console.print(f"{whole - done} batches are left: go on with --resume.", markup=False)
     console.print(_conclusion(report), markup=False)

@@ -37,8 +37,9 @@ steps: training steps of all models; state: largest bytes seen.
 Where a stream names no drift, nothing is said of wrong switches and of recovery.
 """
 QUALITY = ("method", "error", "spread", "kappa", "kappa-t", "to recover")
-CONDUCT = ("method", "trials", "switches", "wrong", "to switch", "steps", "state", "CPU s")
-"""The columns in two parts, for narrow pages."""
+CONDUCT = ("method", "trials", "switches", "wrong", "to switch")
+COST = ("method", "steps", "state", "CPU s")
+"""The columns in three parts, for narrow pages."""
 
 
 @dataclass(frozen=True)
