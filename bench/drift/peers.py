@@ -28,7 +28,7 @@ from edgeops.drift.detection.detectors import detector
 from edgeops.drift.detection.reset import BankLearner, NeverReset, ResetOn
 from edgeops.drift.estimators import EstimatorBank
 from edgeops.drift.linear.candor import Candor
-from edgeops.drift.linear.logistic import LEARNERS
+from edgeops.drift.linear.learners import LEARNERS
 from edgeops.drift.monitor import DriftMonitor
 from edgeops.drift.streams import read_stream
 from edgeops.drift.streams.files import READERS
