@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.drift import adaptation, images, population
-from edgeops.drift.monitor import DriftMonitor
-from edgeops.drift.population import SGD, DriftSurfPopulation
+from edgeops.drift import DriftMonitor, DriftSurf
 
 Figures = dict[str, float]
 CLASSES = 10
@@ -105,28 +102,10 @@ def _always(learning: bool) -> DriftMonitor:
     return DriftMonitor(delta=0.0, r=long, longest=long, early_z=never, margin_z=never, z_again=never)
 
 
-def _learner(
-    device: torch.device, width: int, trial: bool
-) -> tuple[Callable[[Tensor, Tensor], Any], Callable[[], bool]]:
-    """What observes a batch, and whether it is in a trial: `DriftSurf` where there is one, else a population of one."""
-    monitor = _always(trial)
-    if importlib.util.find_spec("edgeops.drift.modules.surf"):
-        module = importlib.import_module("edgeops.drift.modules.surf")
-        make = partial(torch.optim.SGD, lr=0.05)
-        torch.manual_seed(0)
-        drift = module.DriftSurf(_deep(width).to(device), make, population.LOSS, monitor=monitor, archive=0, rate=1.0)
-        return drift.observe, lambda: drift.monitor.in_trial
-    one = DriftSurfPopulation(
-        lambda: _deep(width),
-        1,
-        population.LOSS,
-        optimizer=SGD(0.05),
-        monitor=monitor,
-        archive=0,
-        inits=2,
-        device=device,
-    )
-    return (lambda x, y: one.observe(x[None], y[None])), lambda: bool(one.monitors.in_trial.all())
+def _learner(device: torch.device, width: int, trial: bool) -> DriftSurf:
+    make = partial(torch.optim.SGD, lr=0.05)
+    torch.manual_seed(0)
+    return DriftSurf(_deep(width).to(device), make, population.LOSS, monitor=_always(trial), archive=0, rate=1.0)
 
 
 def trial(device: torch.device, width: int = 256, points: int = 64, steps: int = 50) -> Figures:
@@ -134,14 +113,14 @@ def trial(device: torch.device, width: int = 256, points: int = 64, steps: int =
     g = torch.Generator().manual_seed(0)
     x = torch.randn(points, width, generator=g).to(device)
     y = (x[:, 0] > 0).long()
-    (stable, _), (tried, entered) = (_learner(device, width, trial) for trial in (False, True))
+    stable, tried = (_learner(device, width, trial) for trial in (False, True))
     for _ in range(5):
-        stable(x, y)
-        tried(x, y)
-    if not entered():
+        stable.observe(x, y)
+        tried.observe(x, y)
+    if not tried.monitor.in_trial:
         raise RuntimeError("no trial was entered")
     ratios = []
     for _ in range(steps):
-        base = population._seconds(stable, x, y)
-        ratios.append(population._seconds(tried, x, y) / base)
+        base = population._seconds(stable.observe, x, y)
+        ratios.append(population._seconds(tried.observe, x, y) / base)
     return {"a trial's step over a stable one": statistics.median(ratios)}
