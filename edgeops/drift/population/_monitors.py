@@ -237,7 +237,9 @@ class DriftMonitors:
         again = active & self._lost(risk)
         self.trials += again
         self._open(again)
-        self._set_score(again, risk[:, 0])
+        finite = risk[:, 0, 0].isfinite()
+        self._set_score(again & finite, risk[:, 0])
+        self.out[:, 0] |= again & ~finite
         events[again] = REENTER
         active = active & ~again
         self.k = self.k + active
