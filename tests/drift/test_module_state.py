@@ -115,6 +115,7 @@ PROGRAM = """
 import sys, torch
 from tests.drift.modules import batches, run
 from tests.drift.test_module_state import made
+torch.set_num_threads(int(sys.argv[3]))  # PyTorch's batch norm adds up by threads
 drift = made("norm")
 drift.load_state_dict(torch.load(sys.argv[1], weights_only=True))
 torch.save(run(drift, list(batches(20, (8,), size=40))[10:])[0], sys.argv[2])
@@ -130,6 +131,7 @@ def test_another_process_goes_on_to_the_bit(tmp_path):
     torch.save(drift.state_dict(), tmp_path / "state")
     outputs, _ = run(drift, stream[10:])
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "state", tmp_path / "outputs"], check=True, cwd=root)
+    told = [tmp_path / "state", tmp_path / "outputs", str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", PROGRAM, *told], check=True, cwd=root)
     other = torch.load(tmp_path / "outputs", weights_only=True)
     assert all(a.equal(b) for a, b in zip(outputs, other, strict=True))

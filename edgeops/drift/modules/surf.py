@@ -366,7 +366,7 @@ class DriftSurf(nn.Module):
         return {**state, **numbers, "report": self._report.as_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put everything back; what follows is then the same to the bit."""
+        """Put everything back; what follows is then the same to the bit, with as many threads for batch norms."""
         self._bank.load_state_dict(state["bank"])
         self._trial.load_state_dict(cloned(state["trial"]))
         self._late = {number: (x.clone(), outputs.clone(), uid) for number, (x, outputs, uid) in state["late"].items()}
