@@ -223,6 +223,7 @@ TARGETS = (
     Target("D6", "mean error over nine sets, shared steps", "<=", 0.229),
     Target("D6", "SEA20", "<=", 0.245),
     Target("D6", "PowerSupply", "<=", 0.306),
+    *(Target("D10", f"{name}, 100,000 rows of SEA", "<=", 0.1, "s") for name in ("DS-A", "DS-B", "DS-D")),
     Target("D10", "outside a trial: over the plain loop", "<=", 1.05, "x"),
     Target("D10", "in a trial: over the plain loop", "<=", 2.2, "x"),
     Target("overhead", "slowest public op without grad", "<=", 6.0, "µs"),
