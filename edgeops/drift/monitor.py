@@ -188,14 +188,15 @@ class DriftMonitor:
         self._pending.append(batch)
         if sum(len(part[KEEP]) for part in self._pending) < self.min_n:
             return Decision("pending")
-        batch = {name: torch.cat([part[name] for part in self._pending]) for name in self.candidates}
+        if len(self._pending) > 1:
+            batch = {name: torch.cat([part[name] for part in self._pending]) for name in self.candidates}
         self._pending = []
         return self._trial(batch) if self.in_trial else self._stable(batch[KEEP])
 
     def head_start(self, losses: Mapping[str, Tensor]) -> Decision:
         """Losses on the rest of the batch that entered the trial, after the candidates trained on its beginning."""
         batch = self._checked(losses)
-        self._score(batch)
+        self._score(batch, {name: _risk(values) for name, values in batch.items()})
         return self._early()
 
     def disqualify(self, name: str) -> None:
@@ -242,20 +243,19 @@ class DriftMonitor:
         best, spread = min(self._history)
         return mean > best + max(self.delta, self.z * math.hypot(error, spread)) or self.delta == 0
 
-    def _lost(self, batch: Mapping[str, Tensor]) -> bool:
+    def _lost(self, risks: Mapping[str, tuple[float, float]]) -> bool:
         """Whether every candidate is worse than the trial's best by more than chance: a drift within the trial."""
-        shown = [_risk(losses) for name, losses in batch.items() if name not in self._out]
-        shown = [pair for pair in shown if math.isfinite(pair[0])]
+        shown = [risk for name, risk in risks.items() if name not in self._out and math.isfinite(risk[0])]
         if not shown or self._floor is None:
             return False
         mean, error = min(shown)
         best, spread = self._floor
         return mean > best + max(self.delta, self.z_again * math.hypot(error, spread))
 
-    def _score(self, batch: Mapping[str, Tensor]) -> None:
+    def _score(self, batch: Mapping[str, Tensor], risks: Mapping[str, tuple[float, float]]) -> None:
         keep = batch[KEEP]
         for name, losses in batch.items():
-            risk = _risk(losses)
+            risk = risks[name]
             if not math.isfinite(risk[0]):
                 self._out.add(name)
                 continue
@@ -285,17 +285,18 @@ class DriftMonitor:
         return Decision()
 
     def _trial(self, batch: Mapping[str, Tensor]) -> Decision:
-        if self._lost(batch):
+        risks = {name: _risk(values) for name, values in batch.items()}
+        if self._lost(risks):
             self.trials += 1
             self._open()
-            shown = float(batch[KEEP].mean())
+            shown = risks[KEEP][0]
             if math.isfinite(shown):
                 self._scores[KEEP] = shown
             else:
                 self._out.add(KEEP)
             return Decision("reenter")
         self.k += 1
-        self._score(batch)
+        self._score(batch, risks)
         decision = self._early()
         if decision.event != "none":
             return decision

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,18 +42,22 @@ def visits(start: int, end: int, limit: int, steps: int, generator: torch.Genera
     order = torch.empty(steps, dtype=torch.int32)
     order[: 2 * taken : 2] = torch.arange(end, end + taken, dtype=torch.int32)
     # what the window holds at each step that draws: one point more behind each that was taken in
-    odd = torch.arange(1, taken + 1).clamp_(max=backlog)[: steps // 2]
-    order[1 : 2 * len(odd) : 2] = _drawn(start, odd.add_(end - start), generator)
-    rest = steps - 2 * taken
-    if rest > 0:
-        order[2 * taken :] = _drawn(start, torch.full((rest,), end - start + taken), generator)
+    odd = min(taken, steps // 2)
+    held = end - start
+    _draw(order[1 : 2 * odd : 2], start, torch.arange(held + 1, held + odd + 1, dtype=torch.float64), generator)
+    if 2 * taken < steps:
+        rest = order[2 * taken :]
+        _draw(rest, start, torch.full((len(rest),), held + taken, dtype=torch.float64), generator)
     return order
 
 
-def _drawn(start: int, room: Tensor, generator: torch.Generator) -> Tensor:
-    """A point of `[start, start + room)` each."""
-    drawn = torch.rand(len(room), dtype=torch.float64, generator=generator)
-    return torch.minimum(drawn.mul_(room).long(), room - 1).add_(start)
+def _draw(order: Tensor, start: int, room: Tensor, generator: torch.Generator) -> None:
+    """Write a point of `[start, start + room)` into each place."""
+    # a little less than the room, so that no product is rounded up to it
+    room.mul_(1 - 2.0**-52)
+    order.copy_(torch.rand(len(order), dtype=torch.float64, generator=generator).mul_(room))
+    if start:
+        order.add_(start)
 
 
 class PointStore:
@@ -101,7 +106,7 @@ class PointStore:
         if x.dim() != 2 or x.shape[1] != features or y.shape != x.shape[:1]:
             rule = f"x must have shape [n, {features}] and y shape [n]"
             raise ValueError(message("PointStore.append", rule, f"{describe(x)} and {describe(y)}", "Reshape them."))
-        if not bool((y.abs() == 1).all()):
+        if not torch.equal(y.abs(), y.new_ones(()).expand(len(y))):
             raise ValueError(
                 message("PointStore.append", "labels must be -1 or 1", "others", "For 0 and 1: 2 * y - 1.")
             )
@@ -195,7 +200,8 @@ class StrsagaBank:
         models = len(self.w)
         if len(x) > self.alpha.shape[1]:
             wide = x.new_zeros(models, len(x))
-            wide[:, : self.alpha.shape[1]] = self.alpha
+            for slot, (start, end) in enumerate(self.window.tolist()):  # what lies outside is never read
+                wide[slot, start:end] = self.alpha[slot, start:end]
             self.alpha = wide
         orders = [torch.empty(0, dtype=torch.int32)] * models
         windows = self.window.tolist()
@@ -203,7 +209,7 @@ class StrsagaBank:
             steps = int(self.rate * points * share)
             start, end = windows[slot]
             orders[slot] = visits(start, end, len(self.store), steps, self.generator)
-        starts = torch.tensor([0, *map(len, orders)]).cumsum(0)
+        starts = torch.tensor([0, *itertools.accumulate(len(order) for order in orders)])
         self.steps += int(starts[-1])
         everything = x.expand(models, -1, -1), y.expand(models, -1), torch.cat(orders), starts
         _run(*everything, self.w, self.sum, self.alpha, self.window, self.eta, self.mu)
