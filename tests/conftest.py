@@ -27,6 +27,11 @@ settings.register_profile("long", max_examples=2000, print_blob=True, **_COMMON)
 settings.load_profile("ci")  # another one: pytest --hypothesis-profile=long
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that runs a suite of its own in a process comes first: a worker left alone with it at the end idles."""
+    items.sort(key=lambda item: "test_kernels_in_the_interpreter" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Run with one thread, whatever a test sets, and give the number back."""
