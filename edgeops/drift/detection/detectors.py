@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-import pickle
+from array import array
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -190,6 +190,10 @@ class Every:
 class RiverDetector:
     """One of river's detectors. A batch is taken in point by point, to its end even where one fires.
 
+    River's objects have no state of their own to save but a pickle, which runs code when it is loaded. What is saved
+    is what the detector was told since its last reset, 8 bytes a point, and loading tells it again: the same to the
+    bit, in another version of river too; KSWIN needs a `seed` for that.
+
     Args:
         make: makes the detector anew, which is how it is reset.
         binary: whether it takes errors 0 and 1 alone.
@@ -206,25 +210,32 @@ class RiverDetector:
         if self.binary and not bool(((values == 0) | (values == 1)).all()):
             rule, advice = "this detector takes errors 0 and 1", "Use adwin, page-hinkley or kswin for other losses."
             raise ValueError(message(who, rule, describe(losses), advice))
+        return self._tell((1 - values if self.hits else values).tolist())
+
+    def _tell(self, values: list[float]) -> bool:
         fired = warned = False
-        for value in (1 - values if self.hits else values).tolist():
+        for value in values:
             self._detector.update(bool(value) if self.binary else value)
             fired = fired or self._detector.drift_detected
             warned = warned or getattr(self._detector, "warning_detected", False)
+        self._told.extend(values)
         self.state = "drift" if fired else "warning" if warned else "stable"
         return fired
 
     def reset(self) -> None:
         self._detector = self._make()
+        self._told = array("d")
         self.state = "stable"
 
     def state_dict(self) -> dict[str, Any]:
-        """River has no states of its own: a pickle of the detector, which another version may not read."""
-        return {"detector": pickle.dumps(self._detector), "state": self.state}
+        """Plain tensors and words."""
+        return {"told": torch.tensor(self._told, dtype=torch.float64), "state": self.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put it back. It unpickles: load what you trust."""
-        self._detector, self.state = pickle.loads(state["detector"]), state["state"]
+        """Put it back: as long as the detector took for what it was told."""
+        self.reset()
+        self._tell(state["told"].tolist())
+        self.state = state["state"]
 
 
 class _RiverFactory:
