@@ -199,6 +199,11 @@ class DriftMonitor:
         self._score(batch, {name: _risk(values) for name, values in batch.items()})
         return self._early()
 
+    def rescale(self, factor: float) -> None:
+        """The unit of losses changed outside a trial: put what is remembered of earlier batches into the new one."""
+        self._history = [(mean * factor, error * factor) for mean, error in self._history]
+        self._pending = [{name: losses * factor for name, losses in part.items()} for part in self._pending]
+
     def disqualify(self, name: str) -> None:
         """Say that a candidate diverged: it is not served, and cannot win."""
         self._out.add(name)

@@ -312,7 +312,7 @@ class DriftSurf(nn.Module):
         self._step += 1
         mine = losses[names.index(serving)] if then is None else bank.score(then, y)
         if bank.score.kind == "residual" and event in ("none", "pending") and len(names) == 1:
-            self._rescale(bank.score.learn(losses[0] * bank.score.unit))
+            monitor.rescale(bank.score.learn(losses[0] * bank.score.unit))
         risk, test = float(mine.mean()), {"reenter": "re-entry", "keep": "exit", "switch": "exit"}.get(event)
         if event == "enter":
             rise = reference is not None and float(losses[0].mean()) > reference
@@ -349,12 +349,6 @@ class DriftSurf(nn.Module):
         """A candidate diverged."""
         self.monitor.disqualify(name)
         self._diverged = self._diverged or name == KEEP
-
-    def _rescale(self, factor: float) -> None:
-        """The unit of scores changed: what the monitor remembers is put into the new one."""
-        monitor = self.monitor
-        monitor._history = [(mean * factor, error * factor) for mean, error in monitor._history]
-        monitor._pending = [{name: losses * factor for name, losses in part.items()} for part in monitor._pending]
 
     # saved and moved
 
